@@ -1,1 +1,30 @@
-//! storm-auth-tests
+//! What a client of Norce Commerce is tested against: an [`emulator`] of the token endpoint, of the limiter in front of
+//! it, and of an API that checks tokens, on loopback sockets.
+//!
+//! It serves the tests of `storm-auth` and those of its users alike, as a library and as a binary
+//! (`cargo run -p storm-auth-tests --bin emulator -- --help`).
+//!
+//! ```
+//! use std::time::Duration;
+//! use storm_auth_tests::emulator::{Clock, Emulator, Endpoint, Fault, Limiter};
+//!
+//! let emulator = Emulator::builder()
+//!     .client("shop", "a secret", &["playground"])
+//!     .lifetime(Duration::from_secs(600))
+//!     .limiter(Limiter::nginx())
+//!     .clock(Clock::manual(1_700_000_000_000))
+//!     .start();
+//!
+//! // The next token request is answered 502 by a proxy's page; then all is well again.
+//! emulator.fail_next(Endpoint::Token, 1, Fault::html(502));
+//!
+//! // Here stands the client under test: it is given emulator.token_url(), emulator.api_url() and the credentials.
+//!
+//! // Every token that was issued so far expires, without waiting for it.
+//! emulator.clock().advance(Duration::from_secs(600));
+//! assert_eq!(emulator.token_requests(), 0);
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod emulator;
