@@ -1,1 +1,93 @@
-//! storm-auth-core
+#![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+//! OAuth2 client-credentials tokens as a pure state machine: it decides *when* a token is requested, cached, refreshed or
+//! given up, and *what* bytes are sent. It is told the time; it never asks. It does no IO, starts no thread, reads no clock,
+//! no entropy and no environment.
+//!
+//! Most people want one of the drivers, `storm-auth-reqwest` (async) or `storm-auth-blocking`. This crate is for those who
+//! embed the machine in a runtime of their own, and for writing drivers.
+//!
+//! # How to run it
+//!
+//! 1. Read both clocks into a [`Now`], make a [`Machine`] and [`add_key`](Machine::add_key).
+//! 2. Call [`acquire`](Machine::acquire) when a token is wanted: it is ready, or it is waited for, or it cannot be had.
+//! 3. Drain [`poll_output`](Machine::poll_output): perform each action, hand each result to its waiter, log the events.
+//! 4. Report what came of an action with [`handle_response`](Machine::handle_response) or
+//!    [`handle_failure`](Machine::handle_failure); go to 3.
+//! 5. Sleep until [`poll_timeout`](Machine::poll_timeout) at the longest, call
+//!    [`handle_timeout`](Machine::handle_timeout), and go to 3.
+//!
+//! ```
+//! use storm_auth_core::machine::{Action, Acquire, Output};
+//! use storm_auth_core::wire::response::ResponseBody;
+//! use storm_auth_core::{Credentials, Environment, Machine, Now, Settings, Stage};
+//!
+//! let config = Settings::new()
+//!     .environment(Environment::norce("acme", "se", Stage::Playground))
+//!     .credentials(Credentials::new("shop", "S3cret")?)
+//!     .check()?;
+//! let mut machine = Machine::new(config.policy, 7);
+//! let start = Now::from_millis(0, 1_700_000_000_000);
+//! let key = machine.add_key(config.key, start);
+//!
+//! let Acquire::Wait(waiter) = machine.acquire(key, None, start) else { panic!("nothing is cached yet") };
+//! let later = Now::from_millis(80, 1_700_000_000_080);
+//! let mut token = None;
+//! while let Some(output) = machine.poll_output() {
+//!     match output {
+//!         Output::Perform(Action::Send(send)) => {
+//!             assert_eq!(send.request.uri().path(), "/identity/1.0/connect/token");
+//!             // A driver sends it here. This is what comes back:
+//!             let body = br#"{"access_token":"eyJ0...","expires_in":3600,"token_type":"Bearer"}"#;
+//!             let body = ResponseBody::try_from(&body[..]).expect("it is shorter than 64 KiB");
+//!             machine.handle_response(send.op, &http::Response::new(body), later);
+//!         }
+//!         Output::Resolve(id, result) => {
+//!             assert_eq!(id, waiter);
+//!             token = Some(result?);
+//!         }
+//!         Output::Event(event) => println!("{event:?}"),
+//!     }
+//! }
+//! assert_eq!(token.expect("the waiter was resolved").header(), "Bearer eyJ0...");
+//! assert!(matches!(machine.acquire(key, None, later), Acquire::Ready(_)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What it keeps to
+//!
+//! - A token is never handed out at or past its hard expiry: the time its request was *sent*, plus its lifetime, less 2 % of
+//!   it or 10 s, whichever is less; by the monotonic or the wall clock, whichever comes first.
+//! - From 75 % of its life on (93 % for a while after a throttle was felt) the first call starts a refresh, and is served.
+//! - One request per key at a time, three at once and then one per 20 s at the most; 21 at once and then one per 20 s for
+//!   the whole group, until [`Budget`] says otherwise.
+//! - A throttle closes one gate for all keys. Whoever cannot wait for it fails at once and is told when to come back.
+//!
+//! # Panics
+//!
+//! Bad input never panics: a panic here is a bug of this crate.
+//!
+//! # Out of scope
+//!
+//! Other grants than client credentials, refresh tokens, and looking into a token: it is opaque.
+
+pub mod authorize;
+pub mod config;
+pub mod credentials;
+#[cfg(feature = "driver")]
+pub mod driver;
+pub mod environment;
+pub mod error;
+pub mod machine;
+pub mod time;
+pub mod token;
+pub mod wire;
+
+pub use authorize::Api;
+pub use config::{Config, Policy, Settings};
+pub use credentials::{ClientSecret, Credentials, Scope, scope};
+pub use environment::{ApiUrl, Environment, HttpHosts, Origin, Stage, TokenUrl};
+pub use error::{AcquireError, Cause, ConfigError, Failure, FailureKind, Field};
+pub use machine::{Budget, Counters, Event, Invalidated, Key, KeyId, KeyStatus, Machine, Status};
+pub use time::{Moment, Mono, Now, Unix};
+pub use token::{Token, TokenId};

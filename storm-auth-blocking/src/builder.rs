@@ -1,0 +1,150 @@
+//! The builder: settings that the core checks, and the few that are ureq's.
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use storm_auth_core::{self as core, Api, ConfigError, Event, Field, Machine, Settings};
+use ureq::Agent;
+use ureq::config::{Config, ConfigBuilder};
+use ureq::typestate::AgentScope;
+
+use crate::client::{StormClient, api_agent};
+use crate::clock::Clock;
+use crate::driver::{Driver, OnEvent};
+use crate::error::Error;
+use crate::provider::TokenProvider;
+use crate::transport::{self, MakeAgent, Transport};
+
+type SetConfig = dyn Fn(ConfigBuilder<AgentScope>) -> ConfigBuilder<AgentScope> + Send + Sync;
+
+/// Builds a [`StormClient`] or a [`TokenProvider`]. Everything is checked by `build`, before any request.
+#[derive(Clone, Default)]
+pub struct Builder {
+    settings: Settings,
+    token_config: Option<Arc<SetConfig>>,
+    token_agent: Option<MakeAgent>,
+    api_agent: Option<Agent>,
+    limiter: Option<TokenProvider>,
+    on_event: Option<Arc<OnEvent>>,
+    clock: Clock,
+    seed: Option<u64>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl From<Settings> for Builder {
+    fn from(settings: Settings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+}
+
+/// Settings that both adapters have; the core documents and checks them.
+impl Builder {
+    storm_auth_core::forward_settings!();
+
+    /// Shares the limiter group of another provider, its budget and its gate: for a second tenant behind the same address,
+    /// even on another host. Policy, budget, token settings, clock, seed and events are then that provider's.
+    pub fn share_limiter(mut self, provider: &TokenProvider) -> Self {
+        self.limiter = Some(provider.clone());
+        self
+    }
+
+    /// Is told each event of the machine, on whatever thread it happened; it should be quick.
+    pub fn on_event(mut self, on_event: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Arc::new(on_event));
+        self
+    }
+
+    /// Where the time is read: for tests that move it.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The seed of what is random in the machine. Default: drawn from the process's own randomness.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+}
+
+/// Settings of this adapter.
+impl Builder {
+    /// Settings of yours for the token requests: TLS roots, a proxy, the IP family. What a token request needs to be safe is
+    /// set after it: no redirect, no idle connection, and its timeouts.
+    ///
+    /// ```
+    /// # use storm_auth_blocking::{Credentials, Environment, StormClient};
+    /// let storm = StormClient::builder()
+    ///     .environment(Environment::storm_lab())
+    ///     .credentials(Credentials::new("shop", "S3cret")?)
+    ///     .token_config(|config| config.ip_family(ureq::config::IpFamily::Ipv4Only))
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn token_config(
+        mut self,
+        set: impl Fn(ConfigBuilder<AgentScope>) -> ConfigBuilder<AgentScope> + Send + Sync + 'static,
+    ) -> Self {
+        self.token_config = Some(Arc::new(set));
+        self
+    }
+
+    /// Makes the agent of the token requests from its settings, for a connector or a resolver of yours
+    /// (`ureq::Agent::with_parts`). It has to be a new agent: it is shut down with the provider.
+    pub fn token_agent(mut self, make: impl Fn(Config) -> Agent + Send + Sync + 'static) -> Self {
+        self.token_agent = Some(Arc::new(make));
+        self
+    }
+
+    /// The agent of the API calls. Where a redirect takes the bearer is then up to that agent's settings; the default agent
+    /// follows none, and hands out a 3xx as the answer it is.
+    pub fn api_agent(mut self, agent: Agent) -> Self {
+        self.api_agent = Some(agent);
+        self
+    }
+
+    /// Checks the settings and builds a client for authorised API calls. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::is_configuration`]: a setting that is missing or malformed, by name, with the fix.
+    pub fn build(self) -> Result<StormClient, Error> {
+        let agent = self.api_agent.clone();
+        let (tokens, api) = self.finish()?;
+        let api = api.ok_or_else(|| ConfigError::missing(Field::ApiUrl))?;
+        Ok(StormClient::new(agent.unwrap_or_else(api_agent), api, tokens))
+    }
+
+    /// Checks the settings and builds a provider of tokens alone; no API base is needed. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_tokens(self) -> Result<TokenProvider, Error> {
+        self.finish().map(|(tokens, _)| tokens)
+    }
+
+    fn finish(self) -> Result<(TokenProvider, Option<Api>), Error> {
+        let core::Config { key, api, policy } = self.settings.check()?;
+        if let Some(provider) = self.limiter {
+            return Ok((provider.for_key(key), api));
+        }
+        // ureq's protocol crate gives whole heads and bodies to `log` at trace, and nothing can turn that off.
+        if log::log_enabled!(target: "ureq_proto::util", log::Level::Trace) {
+            Err(ConfigError::logged("it takes ureq_proto at trace, which writes tokens out; set ureq_proto to debug"))?;
+        }
+        let settings = match self.token_config {
+            Some(set) => set(transport::settings()),
+            None => transport::settings(),
+        };
+        let transport = Transport::new(settings, self.token_agent.unwrap_or_else(|| Arc::new(Agent::new_with_config)));
+        let machine = Machine::new(policy, self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()));
+        let driver = Driver::new(machine, self.clock, transport, self.on_event);
+        Ok((TokenProvider::new(driver, key), api))
+    }
+}

@@ -1,0 +1,269 @@
+//! The API client: a cached token, the application id, and one replay after a 401.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header::CONTENT_TYPE};
+use storm_auth_core::wire::challenge::rejects_token;
+use storm_auth_core::{Api, ConfigError, Field, TokenId};
+use ureq::typestate::HttpCrateScope;
+use ureq::{AsSendBody, Body, config::ConfigBuilder};
+
+use crate::builder::Builder;
+use crate::error::Error;
+use crate::provider::TokenProvider;
+
+/// Makes authorised API calls. Cheap to clone.
+///
+/// ```no_run
+/// use storm_auth_blocking::{Environment, Stage, StormClient, env};
+///
+/// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let storm = StormClient::builder()
+///     .environment(Environment::norce("acme", "se", Stage::Playground))
+///     .credentials(env::credentials()?)
+///     .application_id(1042)
+///     .build()?;
+/// let response = storm.get("/commerce/product/1.1/Products").call()?;
+/// println!("{}", response.status());        // an answer of any status is Ok
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct StormClient {
+    agent: ureq::Agent,
+    api: Arc<Api>,
+    tokens: TokenProvider,
+}
+
+impl StormClient {
+    /// A builder; finish it with [`Builder::build`].
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn new(agent: ureq::Agent, api: Api, tokens: TokenProvider) -> Self {
+        Self { agent, api: Arc::new(api), tokens }
+    }
+
+    /// The tokens behind the calls.
+    pub fn tokens(&self) -> &TokenProvider {
+        &self.tokens
+    }
+
+    /// A GET. `path` is appended to the API base; a whole URL is taken when its origin is a configured one.
+    pub fn get(&self, path: impl AsRef<str>) -> StormRequest {
+        self.request(Method::GET, path)
+    }
+
+    /// A POST; see [`get`](Self::get).
+    pub fn post(&self, path: impl AsRef<str>) -> StormRequest {
+        self.request(Method::POST, path)
+    }
+
+    /// A PUT; see [`get`](Self::get).
+    pub fn put(&self, path: impl AsRef<str>) -> StormRequest {
+        self.request(Method::PUT, path)
+    }
+
+    /// A PATCH; see [`get`](Self::get).
+    pub fn patch(&self, path: impl AsRef<str>) -> StormRequest {
+        self.request(Method::PATCH, path)
+    }
+
+    /// A DELETE; see [`get`](Self::get).
+    pub fn delete(&self, path: impl AsRef<str>) -> StormRequest {
+        self.request(Method::DELETE, path)
+    }
+
+    /// Any other method; see [`get`](Self::get).
+    pub fn request(&self, method: Method, path: impl AsRef<str>) -> StormRequest {
+        let inner = self.api.target(path.as_ref()).and_then(|url| uri(&url)).map(|uri| {
+            let mut request = Request::new(());
+            *request.method_mut() = method;
+            *request.uri_mut() = uri;
+            request
+        });
+        StormRequest { storm: self.clone(), inner, application_id: None }
+    }
+
+    /// Sets `Authorization` and the application id for a client of your own, which then has to mind where it sends them.
+    ///
+    /// # Errors
+    /// As [`TokenProvider::token`].
+    pub fn authorize(&self, headers: &mut HeaderMap) -> Result<TokenId, Error> {
+        let token = self.tokens.token()?;
+        self.api.authorize(headers, token.header(), None);
+        Ok(token.id())
+    }
+}
+
+/// The default agent of the API calls. It follows no redirect, since the bearer goes only where it was sent (R45).
+pub(crate) fn api_agent() -> ureq::Agent {
+    let connect = Some(Duration::from_secs(10));
+    ureq::Agent::config_builder().max_redirects(0).timeout_connect(connect).build().new_agent()
+}
+
+fn uri(url: &str) -> Result<Uri, ConfigError> {
+    url.parse().map_err(|_| ConfigError::malformed(Field::Target))
+}
+
+/// One API request, to be sent with [`call`](Self::call) or one of the `send` methods.
+#[derive(Debug)]
+#[must_use = "a request does nothing until it is sent"]
+pub struct StormRequest {
+    storm: StormClient,
+    inner: Result<Request<()>, ConfigError>,
+    application_id: Option<u64>,
+}
+
+impl StormRequest {
+    /// A header.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.inner = self.inner.and_then(|mut request| {
+            let name: HeaderName = name.parse().map_err(|_| ConfigError::malformed(Field::Header))?;
+            let value = HeaderValue::from_str(value).map_err(|_| ConfigError::malformed(Field::Header))?;
+            request.headers_mut().append(name, value);
+            Ok(request)
+        });
+        self
+    }
+
+    /// A query parameter, form-encoded.
+    pub fn query(mut self, name: &str, value: &str) -> Self {
+        self.inner = self.inner.and_then(|mut request| {
+            let pair =
+                serde_urlencoded::to_string([(name, value)]).map_err(|_| ConfigError::malformed(Field::Target))?;
+            let mark = if request.uri().query().is_some() { '&' } else { '?' };
+            *request.uri_mut() = uri(&format!("{}{mark}{pair}", request.uri()))?;
+            Ok(request)
+        });
+        self
+    }
+
+    /// Everything that ureq can set for one request: timeouts, sizes, a proxy.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # fn run(storm: &storm_auth_blocking::StormClient) {
+    /// storm.get("/commerce/product/1.1/Products").with(|config| config.timeout_global(Some(Duration::from_secs(5))));
+    /// # }
+    /// ```
+    pub fn with(
+        mut self,
+        set: impl FnOnce(ConfigBuilder<HttpCrateScope<()>>) -> ConfigBuilder<HttpCrateScope<()>>,
+    ) -> Self {
+        self.inner = self.inner.map(|request| set(self.storm.agent.configure_request(request)).build());
+        self
+    }
+
+    /// How long the API call may take. A token that has to be waited for has a deadline of its own.
+    pub fn timeout(self, span: Duration) -> Self {
+        self.with(|config| config.timeout_global(Some(span)))
+    }
+
+    /// The application id of this request alone.
+    pub fn application_id(mut self, id: u64) -> Self {
+        self.application_id = Some(id);
+        self
+    }
+
+    /// Sends it without a body, with a valid token. When the API rejects the token, the request is sent once more with
+    /// another one, if that can be had; the answer is the 401 otherwise. An answer of any status is `Ok`.
+    ///
+    /// # Errors
+    /// A malformed request or target, no token, or an API call that brought no answer.
+    pub fn call(self) -> Result<Response<Body>, Error> {
+        match self.inner.as_ref().map(Request::method) {
+            // These have a body, be it empty.
+            Ok(&Method::POST | &Method::PUT | &Method::PATCH) => self.send([]),
+            _ => self.exchange(|storm, request| storm.agent.run(request), true),
+        }
+    }
+
+    /// Sends it with a body of bytes or text; see [`call`](Self::call).
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn send(self, body: impl AsRef<[u8]>) -> Result<Response<Body>, Error> {
+        self.exchange(|storm, request| storm.agent.run(request.map(|()| body.as_ref())), true)
+    }
+
+    /// Sends it with a JSON body; see [`call`](Self::call).
+    ///
+    /// # Errors
+    /// As [`call`](Self::call); a value that has no JSON is a malformed request.
+    #[cfg(feature = "json")]
+    pub fn send_json(mut self, body: &(impl serde::Serialize + ?Sized)) -> Result<Response<Body>, Error> {
+        let body = serde_json::to_vec(body).map_err(|_| ConfigError::malformed(Field::Body))?;
+        self.default_content_type("application/json");
+        self.send(body)
+    }
+
+    /// Sends it with form fields; see [`call`](Self::call).
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn send_form(mut self, fields: &[(&str, &str)]) -> Result<Response<Body>, Error> {
+        let body = serde_urlencoded::to_string(fields).map_err(|_| ConfigError::malformed(Field::Body))?;
+        self.default_content_type("application/x-www-form-urlencoded");
+        self.send(body)
+    }
+
+    /// Sends it with a body that can be read only once, like a file or a reader. A rejected token then ends in the 401.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn send_once(self, body: impl AsSendBody) -> Result<Response<Body>, Error> {
+        let mut body = Some(body);
+        self.exchange(
+            |storm, request| match body.take() {
+                Some(body) => storm.agent.run(request.map(|()| body)),
+                None => unreachable!("a body that cannot be repeated is sent once"),
+            },
+            false,
+        )
+    }
+
+    fn default_content_type(&mut self, value: &'static str) {
+        if let Ok(request) = &mut self.inner {
+            request.headers_mut().entry(CONTENT_TYPE).or_insert(HeaderValue::from_static(value));
+        }
+    }
+
+    /// One authorised request, or two when the first token is rejected and the body can be repeated.
+    fn exchange(
+        self,
+        mut run: impl FnMut(&StormClient, Request<()>) -> Result<Response<Body>, ureq::Error>,
+        repeatable: bool,
+    ) -> Result<Response<Body>, Error> {
+        let Self { storm, inner, application_id } = self;
+        let StormClient { agent, api, tokens } = &storm;
+        // Whatever the agent's own setting: an answer of any status is an answer.
+        let mut request = agent.configure_request(inner?).http_status_as_error(false).build();
+        let token = tokens.token()?;
+        let mut again = request.clone();
+        api.authorize(request.headers_mut(), token.header(), application_id);
+        let response = run(&storm, request)?;
+        if !rejects_token(response.status(), response.headers()) {
+            return Ok(response);
+        }
+        tokens.invalidate(token.id());
+        if !repeatable {
+            tokens.abandon_replay(token.id(), None);
+            return Ok(response);
+        }
+        let other = match tokens.token() {
+            Ok(other) => other,
+            Err(error) => {
+                tokens.abandon_replay(token.id(), error.acquire_error().cloned());
+                return Ok(response);
+            }
+        };
+        api.authorize(again.headers_mut(), other.header(), application_id);
+        let response = run(&storm, again)?;
+        if rejects_token(response.status(), response.headers()) {
+            tokens.invalidate(other.id());
+        }
+        Ok(response)
+    }
+}

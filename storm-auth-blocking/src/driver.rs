@@ -1,0 +1,258 @@
+//! Drives the machine: its lock, its waiting callers, and its flights.
+//!
+//! A flight runs on a short-lived thread of its own, so that a caller's deadline is never the request's, and a caller that
+//! gives up cannot cancel it. Nothing here needs or minds an async runtime around the caller.
+
+use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use storm_auth_core::driver::{Board, Cell, Work};
+use storm_auth_core::machine::{Acquire, OpId, Send, Timeout, WaiterId};
+use storm_auth_core::wire::response::ResponseBody;
+use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
+
+use crate::clock::Clock;
+use crate::transport::Transport;
+
+/// Told each event, after the lock was given back.
+pub(crate) type OnEvent = dyn Fn(&Event) + std::marker::Send + Sync;
+
+pub(crate) struct Driver {
+    board: Mutex<Board<Thread>>,
+    clock: Clock,
+    transport: Arc<Transport>,
+    on_event: Option<Arc<OnEvent>>,
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(
+        machine: Machine,
+        clock: Clock,
+        transport: Transport,
+        on_event: Option<Arc<OnEvent>>,
+    ) -> Arc<Self> {
+        let lanes = thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
+        let board = Mutex::new(Board::new(machine, lanes));
+        Arc::new(Self { board, clock, transport: Arc::new(transport), on_event })
+    }
+
+    pub(crate) fn add_key(self: &Arc<Self>, key: Key) -> (KeyId, Arc<Cell>) {
+        self.with_board(|board, now| board.add_key(key, now))
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// A command of the machine, and what follows from it.
+    pub(crate) fn command<T>(self: &Arc<Self>, command: impl FnOnce(&mut Machine, Now) -> T) -> T {
+        self.with_board(|board, now| board.command(now, |machine| command(machine, now)))
+    }
+
+    /// Asks the machine for a token and waits for it; the deadline is the machine's to keep.
+    pub(crate) fn acquire(self: &Arc<Self>, key: KeyId, patience: Option<Duration>) -> Result<Token, AcquireError> {
+        match self.with_board(|board, now| board.acquire(key, patience, now)) {
+            Acquire::Ready(token) => Ok(token),
+            Acquire::Failed(error) => Err(error),
+            Acquire::Wait(waiter) => {
+                let waiting = Waiting { driver: self, waiter };
+                self.watch(None, |board, thread| board.poll_wait(waiting.waiter, thread))
+                    .unwrap_or(Err(AcquireError::DeadlineExceeded))
+            }
+        }
+    }
+
+    /// Starts nothing more, and waits until nothing is under way.
+    pub(crate) fn shut_down(self: &Arc<Self>, patience: Duration) -> Result<(), AcquireError> {
+        self.command(|machine, now| machine.shut_down(now));
+        let deadline = Instant::now().checked_add(patience);
+        let idle = self.watch(deadline, |board, thread| {
+            let idle = board.machine().is_idle();
+            if !idle {
+                board.look_on(thread);
+            }
+            idle.then_some(())
+        });
+        idle.ok_or(AcquireError::DeadlineExceeded)
+    }
+
+    /// Looks at the board until `look` finds something there; sleeps until it is unparked or the machine's next deadline, which
+    /// it then reports. So every waiting caller is a timer, and none other is needed. `None` once `deadline` has passed.
+    fn watch<T>(
+        self: &Arc<Self>,
+        deadline: Option<Instant>,
+        mut look: impl FnMut(&mut Board<Thread>, Thread) -> Option<T>,
+    ) -> Option<T> {
+        loop {
+            let (found, timeout, now) = self.with_board(|board, now| {
+                board.elapse(now);
+                (look(board, thread::current()), board.poll_timeout(), now)
+            });
+            if found.is_some() {
+                return found;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return None;
+            }
+            match timeout.map(|Timeout { at, .. }| until(at, now)).into_iter().chain(left).min() {
+                Some(span) => thread::park_timeout(span),
+                None => thread::park(),
+            }
+        }
+    }
+
+    /// Keeps a key warm from a thread of its own, until the guard goes.
+    pub(crate) fn keep_warm(self: &Arc<Self>, key: KeyId) -> KeepWarm {
+        self.command(|machine, now| machine.keep_warm(key, now));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (driver, stopped) = (Arc::downgrade(self), stop.clone());
+        let warm = move || {
+            while let (false, Some(driver)) = (stopped.load(Ordering::Acquire), driver.upgrade()) {
+                let (timeout, now) = driver.with_board(|board, now| {
+                    board.elapse(now);
+                    board.look_on(thread::current());
+                    (board.poll_timeout(), now)
+                });
+                drop(driver);
+                match timeout {
+                    Some(Timeout { at, .. }) => thread::park_timeout(until(at, now)),
+                    None => thread::park(),
+                }
+            }
+        };
+        // Without a thread nothing keeps it warm, but the first call in its refresh time still refreshes it.
+        let thread = thread::Builder::new().name("storm-auth-warm".into()).spawn(warm).ok();
+        KeepWarm { driver: Arc::downgrade(self), key, stop, thread: thread.map(|thread| thread.thread().clone()) }
+    }
+
+    /// Everything that touches the board: the lock is given back before anything else is done.
+    fn with_board<T>(self: &Arc<Self>, act: impl FnOnce(&mut Board<Thread>, Now) -> T) -> T {
+        let now = self.clock.now();
+        let (result, work) = {
+            let mut board = self.lock();
+            let result = act(&mut board, now);
+            (result, board.take_work())
+        };
+        self.perform(work);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Board<Thread>> {
+        // The board is consistent between its methods, and a panic in one of them is a bug that poisoning would only spread.
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn perform(self: &Arc<Self>, work: Work<Thread>) {
+        work.wakes.into_iter().for_each(|thread| thread.unpark());
+        for send in work.sends {
+            self.launch(send);
+        }
+        for event in &work.events {
+            crate::observe::observe(event);
+            if let Some(on_event) = &self.on_event {
+                // A panic in it is its own: the panic hook has told it, and nothing here depends on it.
+                let _ = panic::catch_unwind(AssertUnwindSafe(|| on_event(event)));
+            }
+        }
+    }
+
+    fn launch(self: &Arc<Self>, send: Send) {
+        let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op) };
+        let transport = self.transport.clone();
+        let observer = crate::observe::Observer::current();
+        let fly = move || {
+            observer.carry(|| {
+                let outcome = transport.send(send);
+                flight.land(outcome);
+            });
+        };
+        // When no thread can be had, the closure is dropped, and the flight with it: it reports that it was aborted.
+        let _ = thread::Builder::new().name("storm-auth-flight".into()).spawn(fly);
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.transport.cancel();
+        self.lock().dismiss().into_iter().for_each(|thread| thread.unpark());
+    }
+}
+
+/// A request under way. However it ends, it is reported: by its outcome, or, when its thread panicked, as aborted.
+struct Flight {
+    driver: Weak<Driver>,
+    op: Option<OpId>,
+}
+
+impl Flight {
+    fn land(mut self, outcome: Result<http::Response<ResponseBody>, Failure>) {
+        if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
+            driver.with_board(|board, now| board.report(op, outcome, now));
+        }
+    }
+}
+
+impl Drop for Flight {
+    /// Never starts a flight itself, since this may be the end of a thread: a caller that is woken does.
+    fn drop(&mut self) {
+        if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
+            let now = driver.clock.now();
+            let work = {
+                let mut board = driver.lock();
+                board.report(op, Err(Failure::new(FailureKind::Aborted, "")), now);
+                board.take_wakes()
+            };
+            driver.perform(work);
+        }
+    }
+}
+
+/// A caller that waits. When it goes away, others stay served.
+struct Waiting<'a> {
+    driver: &'a Arc<Driver>,
+    waiter: WaiterId,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.driver.with_board(|board, now| board.cancel(self.waiter, now));
+    }
+}
+
+/// Refreshes a token in time without being called, for as long as this guard lives. It costs one sleeping thread.
+#[derive(Debug)]
+#[must_use = "the token is kept warm only while this guard lives"]
+pub struct KeepWarm {
+    driver: Weak<Driver>,
+    key: KeyId,
+    stop: Arc<AtomicBool>,
+    thread: Option<Thread>,
+}
+
+impl Drop for KeepWarm {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(driver) = self.driver.upgrade() {
+            driver.command(|machine, now| machine.keep_cold(self.key, now));
+        }
+        if let Some(thread) = &self.thread {
+            thread.unpark();
+        }
+    }
+}
+
+/// The span to sleep until `at`: a millisecond more than the clock's reading says, or a timer fires a tick early and spins.
+fn until(at: Mono, now: Now) -> Duration {
+    at.since(now.mono) + Duration::from_millis(1)
+}

@@ -1,0 +1,178 @@
+//! The provider: tokens for one key, from the cell when they are cached.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use storm_auth_core::driver::Cell;
+use storm_auth_core::{
+    AcquireError, Counters, Credentials, Invalidated, Key, KeyId, KeyStatus, Scope, Status, Token, TokenId,
+};
+
+use crate::builder::Builder;
+use crate::driver::{Driver, KeepWarm};
+use crate::error::Error;
+
+/// Hands out the token of one key: from memory in nanoseconds, with at most one request under way for all its clones.
+///
+/// Cheap to clone. Providers for other clients or scopes behind the same limiter are derived from it, and share its budget.
+///
+/// ```no_run
+/// # use storm_auth_blocking::{Credentials, Environment, TokenProvider, env};
+/// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let tokens = TokenProvider::builder()
+///     .environment(Environment::storm_lab())
+///     .credentials(env::credentials()?)
+///     .build_tokens()?;
+/// let token = tokens.token()?;                                   // for gRPC, GraphQL, another client
+/// let erp = tokens.for_credentials(Credentials::new("erp", "S3cret")?);  // another client id, the same budget
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TokenProvider {
+    driver: Arc<Driver>,
+    key: Key,
+    id: KeyId,
+    cell: Arc<Cell>,
+}
+
+impl TokenProvider {
+    /// A builder; finish it with [`Builder::build_tokens`].
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn new(driver: Arc<Driver>, key: Key) -> Self {
+        let (id, cell) = driver.add_key(key.clone());
+        Self { driver, key, id, cell }
+    }
+
+    /// A valid token. One that is cached costs neither a lock nor an allocation.
+    ///
+    /// # Errors
+    /// No token can be had within the caller's deadline (30 s unless the builder says otherwise): [`Error`] says why, and when
+    /// to come back.
+    pub fn token(&self) -> Result<Token, Error> {
+        match self.cached() {
+            Some(token) => Ok(token),
+            None => self.acquire(None),
+        }
+    }
+
+    /// The same with a deadline of this call's own. The request that it may start goes on past it, for later callers.
+    ///
+    /// # Errors
+    /// As [`token`](Self::token).
+    pub fn token_within(&self, deadline: Duration) -> Result<Token, Error> {
+        match self.cached() {
+            Some(token) => Ok(token),
+            None => self.acquire(Some(deadline)),
+        }
+    }
+
+    /// A valid token as a ready `Authorization` value, marked sensitive: the cheapest way to a cached token.
+    ///
+    /// # Errors
+    /// As [`token`](Self::token).
+    pub fn header(&self) -> Result<HeaderValue, Error> {
+        match self.cell.header(lane(), self.driver.clock().coarse()) {
+            Some(header) => Ok(header),
+            None => self.acquire(None).map(|token| token.header()),
+        }
+    }
+
+    /// Sets `Authorization` for a client of your own. When its answer rejects the token
+    /// ([`rejects_token`](storm_auth_core::wire::challenge::rejects_token)), tell [`invalidate`](Self::invalidate).
+    ///
+    /// # Errors
+    /// As [`token`](Self::token).
+    pub fn authorize(&self, headers: &mut HeaderMap) -> Result<TokenId, Error> {
+        let token = self.token()?;
+        headers.insert(AUTHORIZATION, token.header());
+        Ok(token.id())
+    }
+
+    /// The API rejected this token: if it is still the current one it is never served again, if not, nothing changes.
+    pub fn invalidate(&self, token: TokenId) -> Invalidated {
+        self.driver.command(|machine, now| machine.invalidate(token, now))
+    }
+
+    /// A provider for another client behind the same limiter. It shares the budget and the gate.
+    pub fn for_credentials(&self, credentials: Credentials) -> Self {
+        self.for_key(self.key.for_credentials(credentials))
+    }
+
+    /// A provider for another scope of the same client. It shares the budget and the gate.
+    pub fn for_scope(&self, scope: Scope) -> Self {
+        self.for_key(self.key.for_scope(scope))
+    }
+
+    pub(crate) fn for_key(&self, key: Key) -> Self {
+        Self::new(self.driver.clone(), key)
+    }
+
+    /// Replaces the secret in place, for all clones: the next request uses it, and the current token stays.
+    ///
+    /// # Errors
+    /// [`Error::is_configuration`]: another client id; derive a provider with [`for_credentials`](Self::for_credentials).
+    pub fn set_credentials(&self, credentials: Credentials) -> Result<(), Error> {
+        Ok(self.driver.command(|machine, now| machine.set_credentials(self.id, credentials, now))?)
+    }
+
+    /// Waits until a token is there, to fail fast at start-up.
+    ///
+    /// # Errors
+    /// As [`token`](Self::token).
+    pub fn ready(&self, deadline: Duration) -> Result<(), Error> {
+        self.token_within(deadline).map(drop)
+    }
+
+    /// Starts nothing more, for all providers of this limiter group, and waits until nothing is under way, so that no request
+    /// is wasted. Tokens that are cached are served while they live.
+    ///
+    /// # Errors
+    /// The deadline passed while a request was under way.
+    pub fn close(&self, deadline: Duration) -> Result<(), Error> {
+        Ok(self.driver.shut_down(deadline)?)
+    }
+
+    /// Refreshes the token in time without being called, while the guard lives.
+    pub fn keep_warm(&self) -> KeepWarm {
+        self.driver.keep_warm(self.id)
+    }
+
+    /// The state of the limiter group and its keys, for a health endpoint.
+    pub fn status(&self) -> Status {
+        self.driver.command(|machine, now| machine.status(now))
+    }
+
+    /// The state of this provider's key.
+    pub fn key_status(&self) -> Option<KeyStatus> {
+        self.driver.command(|machine, now| machine.key_status(self.id, now))
+    }
+
+    /// What the limiter group has counted.
+    pub fn counters(&self) -> Counters {
+        self.driver.command(|machine, _| machine.counters())
+    }
+
+    pub(crate) fn abandon_replay(&self, token: TokenId, error: Option<AcquireError>) {
+        self.driver.command(|machine, _| machine.note_abandoned_replay(token, error));
+    }
+
+    fn cached(&self) -> Option<Token> {
+        self.cell.token(lane(), self.driver.clock().coarse())
+    }
+
+    fn acquire(&self, deadline: Option<Duration>) -> Result<Token, Error> {
+        Ok(self.driver.acquire(self.id, deadline)?)
+    }
+}
+
+/// The calling thread's number: threads take turns, so that neighbours do not share a reference count.
+fn lane() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static LANE: usize = NEXT.fetch_add(1, Ordering::Relaxed));
+    LANE.with(|lane| *lane)
+}

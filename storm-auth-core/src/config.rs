@@ -1,0 +1,316 @@
+//! What a user configures, checked in one place for every adapter.
+
+use core::time::Duration;
+use std::ffi::OsString;
+
+use http::HeaderName;
+use zeroize::Zeroizing;
+
+use crate::authorize::Api;
+use crate::credentials::{Credentials, Scope};
+use crate::environment::{ApiUrl, Environment, HttpHosts, TokenUrl};
+use crate::error::{ConfigError, Field};
+use crate::machine::{Budget, Key};
+
+/// How a machine behaves where a user may differ; each default has its reason beside it.
+///
+/// ```
+/// use core::time::Duration;
+/// use storm_auth_core::Policy;
+///
+/// let mut policy = Policy::default();
+/// policy.caller_deadline = Duration::from_secs(5);
+/// assert_eq!(policy.refresh_early, 0.75);
+/// ```
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Policy {
+    /// What the limiter group may send. Default: the documented 3 requests a minute with a burst of 20 more.
+    pub budget: Budget,
+    /// How long a caller waits for a token unless it says otherwise. Default: 30 s, one and a half slots of the documented
+    /// limiter.
+    pub caller_deadline: Duration,
+    /// The share of a token's life after which a call starts its refresh. Default: 0.75, which leaves a quarter of the life
+    /// to outlast an outage of the endpoint.
+    pub refresh_early: f64,
+    /// The same for [`Policy::LATE_LIVES`] lifetimes after a throttle was felt. Default: 0.933. The limit is per address, so
+    /// a felt throttle means that others share it, and a longer steady period lets more of them fit.
+    pub refresh_late: f64,
+    /// How long past its expiry a token may still be served when the endpoint fails to give another one. Default: zero, which
+    /// is never; capped at [`Policy::STALE_CAP`]. An API that takes tokens past their expiry (servers often allow 300 s)
+    /// survives longer outages with it; any other answers 401.
+    pub serve_stale_on_error: Duration,
+}
+
+impl Policy {
+    /// The most that [`Policy::serve_stale_on_error`] can be set to: 300 s, the leeway that servers usually grant.
+    pub const STALE_CAP: Duration = Duration::from_secs(300);
+    /// For how many lifetimes after a felt throttle refreshes are late.
+    pub const LATE_LIVES: u32 = 12;
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            budget: Budget::default(),
+            caller_deadline: Duration::from_secs(30),
+            refresh_early: 0.75,
+            refresh_late: 0.933,
+            serve_stale_on_error: Duration::ZERO,
+        }
+    }
+}
+
+/// The settings as a user gives them, before they are checked. The adapters' builders wrap this.
+///
+/// ```
+/// use storm_auth_core::{Credentials, Environment, Settings, Stage};
+///
+/// let config = Settings::new()
+///     .environment(Environment::norce("acme", "se", Stage::Playground))
+///     .credentials(Credentials::new("shop", "S3cret")?)
+///     .application_id(1042)
+///     .check()?;
+/// assert_eq!(config.key.scope().as_str(), Some("playground"));
+///
+/// let error = Settings::new().credentials(Credentials::new("shop", "S3cret")?).check().unwrap_err();
+/// assert_eq!(error.to_string(), "token URL (STORM_TOKEN_URL): not set; set an environment or the URL itself");
+/// # Ok::<(), storm_auth_core::ConfigError>(())
+/// ```
+#[derive(Clone, Default, Debug)]
+pub struct Settings {
+    environment: Option<Environment>,
+    token_url: Option<String>,
+    api_urls: Vec<String>,
+    scope: Option<Scope>,
+    credentials: Option<Credentials>,
+    application_id: Option<u64>,
+    application_header: Option<String>,
+    http_hosts: HttpHosts,
+    policy: Policy,
+}
+
+/// Checked settings: what a machine and a client are built from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Whose token is asked for, where, and with which scope.
+    pub key: Key,
+    /// What an API call is authorised with; `None` when no API base was set.
+    pub api: Option<Api>,
+    /// How the machine behaves.
+    pub policy: Policy,
+}
+
+impl Settings {
+    /// Nothing set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A preset for token URL, API base and scope; each can be set alone as well, which then counts.
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.environment = Some(environment);
+        self
+    }
+
+    /// The URL of the token endpoint.
+    pub fn token_url(mut self, url: impl Into<String>) -> Self {
+        self.token_url = Some(url.into());
+        self
+    }
+
+    /// The base URL of the API. The first one is what paths are appended to; each further one is an origin that may get the
+    /// bearer too, when a request names it by its whole URL.
+    pub fn api_url(mut self, url: impl Into<String>) -> Self {
+        self.api_urls.push(url.into());
+        self
+    }
+
+    /// The scope of the token requests.
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
+    /// The client id and secret.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
+    /// The application id that API calls carry. It is no part of the token: many applications share one.
+    pub fn application_id(mut self, id: u64) -> Self {
+        self.application_id = Some(id);
+        self
+    }
+
+    /// The header that carries the application id. Default: `ApplicationId`; newer endpoints document `application-id`.
+    pub fn application_header(mut self, name: impl Into<String>) -> Self {
+        self.application_header = Some(name.into());
+        self
+    }
+
+    /// Takes plain http for this host, so that the secret and the tokens cross that network readable. For an emulator in a
+    /// container; loopback is allowed without it.
+    pub fn danger_allow_http(mut self, host: impl Into<String>) -> Self {
+        self.http_hosts.danger_allow(host);
+        self
+    }
+
+    /// How the machine behaves.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// What the limiter group may send, for an endpoint with another limit than the documented one, or none.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.policy.budget = budget;
+        self
+    }
+
+    /// How long a caller waits for a token unless it says otherwise.
+    pub fn caller_deadline(mut self, span: Duration) -> Self {
+        self.policy.caller_deadline = span;
+        self
+    }
+
+    /// Reads the `STORM_*` variables through `variable` and the secret's file through `file`, since the core itself reads
+    /// neither: `STORM_TOKEN_URL`, `STORM_API_URL`, `STORM_CLIENT_ID`, `STORM_CLIENT_SECRET` or `STORM_CLIENT_SECRET_FILE`,
+    /// `STORM_SCOPE`, and, where it is set, `STORM_APPLICATION_ID`.
+    ///
+    /// # Errors
+    /// The first variable that is missing or malformed, with what to set.
+    pub fn from_variables(
+        variable: impl Fn(&str) -> Option<OsString>,
+        file: impl FnOnce(OsString) -> std::io::Result<Vec<u8>>,
+    ) -> Result<Self, ConfigError> {
+        let text = |name, field| match variable(name) {
+            None => Err(ConfigError::new(field, "not set; set the variable")),
+            Some(value) => into_text(field, value),
+        };
+        let settings = Self::new()
+            .token_url(text("STORM_TOKEN_URL", Field::TokenUrl)?)
+            .api_url(text("STORM_API_URL", Field::ApiUrl)?)
+            .credentials(Credentials::from_variables(&variable, file)?)
+            .scope(Scope::new(text("STORM_SCOPE", Field::Scope)?)?);
+        match variable("STORM_APPLICATION_ID") {
+            None => Ok(settings),
+            Some(id) => Ok(settings.application_id(application_id(&into_text(Field::ApplicationId, id)?)?)),
+        }
+    }
+
+    /// Checks everything, before any request.
+    ///
+    /// # Errors
+    /// The first setting that is missing or malformed, with what to change.
+    pub fn check(self) -> Result<Config, ConfigError> {
+        let missing = |field, fix| ConfigError::new(field, fix);
+        let environment = self.environment.as_ref();
+        environment.map_or(Ok(()), Environment::check)?;
+        let token_url = (self.token_url.as_deref())
+            .or_else(|| environment.map(Environment::token_url))
+            .ok_or_else(|| missing(Field::TokenUrl, "not set; set an environment or the URL itself"))?;
+        let token_url = TokenUrl::parse(token_url, &self.http_hosts)?;
+        let scope = match (self.scope, environment) {
+            (Some(scope), _) => scope,
+            (None, Some(environment)) => Scope::new(environment.scope())?,
+            (None, None) => {
+                return Err(missing(
+                    Field::Scope,
+                    "not set; name a scope, or choose Scope::server_default() on purpose",
+                ));
+            }
+        };
+        let credentials = (self.credentials)
+            .ok_or_else(|| missing(Field::ClientId, "no credentials set; give a client id and its secret"))?;
+        let mut api_urls = self.api_urls;
+        if api_urls.is_empty() {
+            api_urls.extend(environment.map(|environment| environment.api_url().to_owned()));
+        }
+        let api_urls: Vec<ApiUrl> =
+            api_urls.iter().map(|url| ApiUrl::parse(url, &self.http_hosts)).collect::<Result<_, _>>()?;
+        let header = match self.application_header {
+            None => HeaderName::from_static("applicationid"),
+            Some(name) => HeaderName::try_from(name).map_err(|_| {
+                ConfigError::new(Field::ApplicationHeader, "not a header name; use one like application-id")
+            })?,
+        };
+        self.policy.budget.check()?;
+        Ok(Config {
+            key: Key::new(token_url, credentials, scope),
+            api: Api::new(api_urls, header, self.application_id),
+            policy: self.policy,
+        })
+    }
+}
+
+impl Credentials {
+    /// Reads `STORM_CLIENT_ID`, and `STORM_CLIENT_SECRET` or the file that `STORM_CLIENT_SECRET_FILE` names, through the two
+    /// functions given. One line ending at the end of the file is not part of the secret.
+    ///
+    /// ```
+    /// use storm_auth_core::Credentials;
+    ///
+    /// let variable = |name: &str| match name {
+    ///     "STORM_CLIENT_ID" => Some("shop".into()),
+    ///     "STORM_CLIENT_SECRET_FILE" => Some("/run/secrets/storm".into()),
+    ///     _ => None,
+    /// };
+    /// let credentials = Credentials::from_variables(variable, |_path| Ok(b"S3cret\n".to_vec()))?;
+    /// assert_eq!(credentials.secret().expose(), "S3cret");
+    /// # Ok::<(), storm_auth_core::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The variable that is missing or malformed, or the file that cannot be read, with what to set.
+    pub fn from_variables(
+        variable: impl Fn(&str) -> Option<OsString>,
+        file: impl FnOnce(OsString) -> std::io::Result<Vec<u8>>,
+    ) -> Result<Self, ConfigError> {
+        let id = variable("STORM_CLIENT_ID")
+            .ok_or_else(|| ConfigError::new(Field::ClientId, "not set; set the variable"))
+            .and_then(|id| into_text(Field::ClientId, id))?;
+        let secret = match (variable("STORM_CLIENT_SECRET"), variable("STORM_CLIENT_SECRET_FILE")) {
+            (Some(secret), None) => into_text(Field::ClientSecret, secret)?,
+            (None, Some(path)) => {
+                let unreadable = "it cannot be read; check the path and its permissions";
+                let mut bytes =
+                    Zeroizing::new(file(path).map_err(|_| ConfigError::new(Field::ClientSecretFile, unreadable))?);
+                let ending = match &bytes[..] {
+                    [.., b'\r', b'\n'] => 2,
+                    [.., b'\n'] => 1,
+                    _ => 0,
+                };
+                let length = bytes.len() - ending;
+                bytes.truncate(length);
+                let text = core::str::from_utf8(&bytes)
+                    .map_err(|_| ConfigError::new(Field::ClientSecretFile, "not UTF-8; write the secret as UTF-8"))?;
+                text.to_owned()
+            }
+            (Some(_), Some(_)) => {
+                return Err(ConfigError::new(
+                    Field::ClientSecret,
+                    "set twice; unset STORM_CLIENT_SECRET or STORM_CLIENT_SECRET_FILE",
+                ));
+            }
+            (None, None) => {
+                return Err(ConfigError::new(
+                    Field::ClientSecret,
+                    "not set; set STORM_CLIENT_SECRET, or STORM_CLIENT_SECRET_FILE to a file that holds it",
+                ));
+            }
+        };
+        Self::new(id, secret)
+    }
+}
+
+fn into_text(field: Field, value: OsString) -> Result<String, ConfigError> {
+    value.into_string().map_err(|_| ConfigError::new(field, "not UTF-8; write it as UTF-8"))
+}
+
+fn application_id(text: &str) -> Result<u64, ConfigError> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (digits.then(|| text.parse().ok()).flatten())
+        .ok_or_else(|| ConfigError::new(Field::ApplicationId, "not a decimal number; give the number alone, like 1042"))
+}

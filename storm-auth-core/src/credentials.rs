@@ -1,0 +1,163 @@
+//! Who asks: the client id, the client secret and the scope, checked at the edge.
+
+use core::fmt;
+
+use zeroize::Zeroizing;
+
+use crate::error::{ConfigError, Field};
+
+/// A client secret. It has no `Display`, no `PartialEq` and no `Serialize`, and is wiped when its last holder goes
+/// (R60, R61).
+#[derive(Clone)]
+pub struct ClientSecret(Zeroizing<Box<str>>);
+
+impl ClientSecret {
+    /// Takes a secret after the check of R3: not empty, no white space around it, no control character in it.
+    pub fn new(secret: impl Into<String>) -> Result<Self, ConfigError> {
+        let secret = Zeroizing::new(secret.into());
+        check_text(Field::ClientSecret, &secret)?;
+        // `into_boxed_str` of the String itself could leave a copy behind when it shrinks; this copy is the only other one.
+        Ok(Self(Zeroizing::new(Box::from(secret.as_str()))))
+    }
+
+    /// The secret itself, for building the request.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ClientSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[client secret]")
+    }
+}
+
+/// The client id and secret of one integration.
+///
+/// ```
+/// use storm_auth_core::Credentials;
+///
+/// let credentials = Credentials::new("shop", "S3cret with space+plus&amp=%/~\"x")?;
+/// assert_eq!(credentials.client_id(), "shop");
+/// assert_eq!(format!("{credentials:?}"), r#"Credentials { client_id: "shop", secret: [client secret] }"#);
+///
+/// let error = Credentials::new("shop", "pasted with a newline\n").unwrap_err();
+/// assert_eq!(error.to_string(), "client secret (STORM_CLIENT_SECRET): white space at its start or end; remove it");
+/// # Ok::<(), storm_auth_core::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    client_id: String,
+    secret: ClientSecret,
+}
+
+impl Credentials {
+    /// Takes an id and a secret after the checks of R3.
+    pub fn new(client_id: impl Into<String>, secret: impl Into<String>) -> Result<Self, ConfigError> {
+        let client_id = client_id.into();
+        // The secret goes first into its wiping type, so that a bad id does not leave it behind.
+        let secret = ClientSecret::new(secret)?;
+        check_text(Field::ClientId, &client_id)?;
+        Ok(Self { client_id, secret })
+    }
+
+    /// The client id.
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    /// The client secret.
+    pub fn secret(&self) -> &ClientSecret {
+        &self.secret
+    }
+}
+
+/// R3: an id or a secret that was pasted with something around it is refused before it costs a request.
+fn check_text(field: Field, text: &str) -> Result<(), ConfigError> {
+    if text.is_empty() {
+        return Err(ConfigError::new(field, "it is empty; set it"));
+    }
+    if text.trim() != text {
+        return Err(ConfigError::new(field, "white space at its start or end; remove it"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(ConfigError::new(field, "a control character in it; remove it"));
+    }
+    Ok(())
+}
+
+/// The scope of a token request: one or more tokens of RFC 6749 §3.3, or an explicit nothing.
+///
+/// Norce's scopes name environments, not permissions, and differ from service to service; so this is a checked string with
+/// constants for the known ones ([`scope`]), never a closed enum.
+///
+/// ```
+/// use storm_auth_core::{Scope, scope};
+///
+/// let lab = Scope::new(scope::LAB)?;
+/// assert_eq!(lab.as_str(), Some("lab"));
+/// assert_eq!(Scope::new("playground stage")?.tokens().count(), 2);
+/// assert!(Scope::new("lab lab").is_err());
+/// assert_eq!(Scope::server_default().as_str(), None);
+/// # Ok::<(), storm_auth_core::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Scope(Option<Box<str>>);
+
+/// The scopes that Norce documents. Any other valid string is accepted by [`Scope::new`] too.
+pub mod scope {
+    /// Storm, the lab environment.
+    pub const LAB: &str = "lab";
+    /// Storm, the QA environment.
+    pub const QA: &str = "qa";
+    /// Storm, production.
+    pub const PRODUCTION: &str = "production";
+    /// Norce Commerce, the playground.
+    pub const PLAYGROUND: &str = "playground";
+    /// Norce Commerce, stage.
+    pub const STAGE: &str = "stage";
+    /// Norce Commerce, production.
+    pub const PROD: &str = "prod";
+}
+
+impl Scope {
+    /// Takes scope tokens joined by one space each; refuses an empty, malformed or repeated one (R2).
+    pub fn new(scope: impl AsRef<str>) -> Result<Self, ConfigError> {
+        let scope = scope.as_ref();
+        let mut seen = std::collections::BTreeSet::new();
+        for token in scope.split(' ') {
+            if token.is_empty() {
+                return Err(ConfigError::new(
+                    Field::Scope,
+                    "an empty scope token; join tokens by one space, or ask for the server's default on purpose",
+                ));
+            }
+            // RFC 6749 §3.3: %x21 / %x23-5B / %x5D-7E
+            if !token.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E)) {
+                return Err(ConfigError::new(
+                    Field::Scope,
+                    "a character that RFC 6749 does not allow in a scope; use printable ASCII without \" and \\",
+                ));
+            }
+            if !seen.insert(token) {
+                return Err(ConfigError::new(Field::Scope, "a scope token stands twice; name it once"));
+            }
+        }
+        Ok(Self(Some(scope.into())))
+    }
+
+    /// Sends no scope: the server then grants all that the client may have. An explicit choice, never a fallback.
+    pub const fn server_default() -> Self {
+        Self(None)
+    }
+
+    /// The scope as it is sent; `None` when none is.
+    pub fn as_str(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
+    /// The single tokens, in the order given.
+    pub fn tokens(&self) -> impl Iterator<Item = &str> {
+        self.as_str().into_iter().flat_map(|scope| scope.split(' '))
+    }
+}

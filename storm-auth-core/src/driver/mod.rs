@@ -1,0 +1,214 @@
+//! What every driver of several threads needs beside the machine (feature `driver`): the lock-free [`Cell`] that a cached
+//! token is read from, and the [`Board`] that waiting callers look at. Still pure: a driver owns the lock, the clock, the
+//! threads and the sockets.
+//!
+//! A driver keeps one `Mutex<Board<W>>` for a limiter group, `W` being what wakes a caller of its kind. It
+//!
+//! 1. reads the [`Cell`]; on `None` it locks the board and calls [`Board::acquire`];
+//! 2. takes [`Board::take_work`] before it unlocks, every time, and then wakes, reports the events and performs the sends;
+//! 3. reports what came of a send with [`Board::report`], and does 2 again;
+//! 4. lets every waiting caller sleep until [`Board::poll_timeout`] at the longest, and call [`Board::elapse`] then. So no
+//!    timer thread is needed.
+
+mod cell;
+mod settings;
+
+use core::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use http::Response;
+
+use crate::error::{AcquireError, Failure};
+use crate::machine::{Acquire, Action, Event, Key, KeyId, Machine, OpId, Output, Send, Timeout, WaiterId};
+use crate::time::Now;
+use crate::token::Token;
+use crate::wire::response::ResponseBody;
+
+pub use cell::Cell;
+
+/// The machine of a limiter group, and the callers that wait for it.
+#[derive(Debug)]
+pub struct Board<W> {
+    machine: Machine,
+    lanes: usize,
+    cells: BTreeMap<KeyId, Arc<Cell>>,
+    waits: BTreeMap<WaiterId, Wait<W>>,
+    /// Those who want to look again after anything happened.
+    onlookers: Vec<W>,
+    sends: VecDeque<Send>,
+    wakes: Vec<W>,
+    events: Vec<Event>,
+}
+
+#[derive(Debug)]
+enum Wait<W> {
+    Pending(Option<W>),
+    Done(Result<Token, AcquireError>),
+}
+
+/// What a driver has to do once it has unlocked the board.
+#[derive(Debug)]
+#[must_use = "wake, report and send, or callers wait for ever"]
+pub struct Work<W> {
+    /// Wake these.
+    pub wakes: Vec<W>,
+    /// Report these.
+    pub events: Vec<Event>,
+    /// Perform these, each on its own, and report with [`Board::report`].
+    pub sends: VecDeque<Send>,
+}
+
+impl<W> Board<W> {
+    /// A board over a machine. `lanes` is how many copies of a header the threads share: about one per core.
+    pub fn new(machine: Machine, lanes: usize) -> Self {
+        Self {
+            machine,
+            lanes,
+            cells: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            onlookers: Vec::new(),
+            sends: VecDeque::new(),
+            wakes: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Adds a key, or finds it; the cell is the one that its cached token is read from.
+    pub fn add_key(&mut self, key: Key, now: Now) -> (KeyId, Arc<Cell>) {
+        let id = self.machine.add_key(key, now);
+        self.pump(now);
+        (id, self.cells.entry(id).or_insert_with(|| Arc::new(Cell::new(self.lanes))).clone())
+    }
+
+    /// Asks for a token, as [`Machine::acquire`] does. A waiter has to be polled with [`poll_wait`](Self::poll_wait) until it
+    /// is done, or cancelled.
+    pub fn acquire(&mut self, key: KeyId, patience: Option<Duration>, now: Now) -> Acquire {
+        let acquire = self.machine.acquire(key, patience, now);
+        if let Acquire::Wait(waiter) = acquire {
+            self.waits.insert(waiter, Wait::Pending(None));
+        }
+        self.pump(now);
+        // Also when nothing changed: whoever claimed the cell has to give it back, or the next refresh is lost.
+        self.publish(key, now);
+        acquire
+    }
+
+    /// The result of a waiter, once; until it is there, `wake` is kept in place of the last one.
+    pub fn poll_wait(&mut self, waiter: WaiterId, wake: W) -> Option<Result<Token, AcquireError>> {
+        match self.waits.get_mut(&waiter) {
+            Some(Wait::Pending(slot)) => {
+                *slot = Some(wake);
+                None
+            }
+            Some(Wait::Done(_)) => match self.waits.remove(&waiter) {
+                Some(Wait::Done(result)) => Some(result),
+                _ => None,
+            },
+            None => Some(Err(AcquireError::DeadlineExceeded)),
+        }
+    }
+
+    /// The caller has gone.
+    pub fn cancel(&mut self, waiter: WaiterId, now: Now) {
+        self.waits.remove(&waiter);
+        self.machine.cancel(waiter, now);
+        self.pump(now);
+    }
+
+    /// Any other command of the machine, and what follows from it.
+    pub fn command<T>(&mut self, now: Now, command: impl FnOnce(&mut Machine) -> T) -> T {
+        let result = command(&mut self.machine);
+        self.pump(now);
+        result
+    }
+
+    /// What came of a send.
+    pub fn report(&mut self, op: OpId, outcome: Result<Response<ResponseBody>, Failure>, now: Now) {
+        match outcome {
+            Ok(response) => self.machine.handle_response(op, &response, now),
+            Err(failure) => self.machine.handle_failure(op, failure, now),
+        }
+        self.pump(now);
+    }
+
+    /// Time has passed.
+    pub fn elapse(&mut self, now: Now) {
+        self.machine.handle_timeout(now);
+        self.pump(now);
+    }
+
+    /// When [`elapse`](Self::elapse) is due.
+    pub fn poll_timeout(&self) -> Option<Timeout> {
+        self.machine.poll_timeout()
+    }
+
+    /// The machine's getters.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Wakes `wake` once when anything has happened: for whoever waits for idleness, or keeps a key warm.
+    pub fn look_on(&mut self, wake: W) {
+        self.onlookers.push(wake);
+    }
+
+    /// Takes the onlookers out, so that a driver that goes can wake them for the last time.
+    pub fn dismiss(&mut self) -> Vec<W> {
+        core::mem::take(&mut self.onlookers)
+    }
+
+    /// Takes everything there is to do. The driver does it after unlocking.
+    pub fn take_work(&mut self) -> Work<W> {
+        Work { sends: core::mem::take(&mut self.sends), ..self.take_wakes() }
+    }
+
+    /// The same without the sends, for a place that may not start threads, like a `Drop`. Whoever is woken takes them: so if
+    /// there are sends, a caller is among those woken.
+    pub fn take_wakes(&mut self) -> Work<W> {
+        if !self.sends.is_empty() {
+            let pending = self.waits.values_mut().filter_map(|wait| match wait {
+                Wait::Pending(wake) => wake.take(),
+                Wait::Done(_) => None,
+            });
+            self.wakes.extend(pending);
+        }
+        Work {
+            wakes: core::mem::take(&mut self.wakes),
+            events: core::mem::take(&mut self.events),
+            sends: VecDeque::new(),
+        }
+    }
+
+    fn pump(&mut self, now: Now) {
+        let mut happened = false;
+        while let Some(output) = self.machine.poll_output() {
+            happened = true;
+            match output {
+                Output::Perform(Action::Send(send)) => self.sends.push_back(send),
+                Output::Event(event) => self.events.push(event),
+                Output::Resolve(waiter, result) => {
+                    // A waiter that has gone is no longer on the board.
+                    if let Some(wait) = self.waits.get_mut(&waiter)
+                        && let Wait::Pending(Some(wake)) = core::mem::replace(wait, Wait::Done(result))
+                    {
+                        self.wakes.push(wake);
+                    }
+                }
+            }
+        }
+        while let Some(key) = self.machine.poll_change() {
+            happened = true;
+            self.publish(key, now);
+        }
+        if happened {
+            self.wakes.append(&mut self.onlookers);
+        }
+    }
+
+    fn publish(&self, key: KeyId, now: Now) {
+        if let Some(cell) = self.cells.get(&key) {
+            cell.publish(self.machine.peek(key, now));
+        }
+    }
+}

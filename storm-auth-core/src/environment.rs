@@ -1,0 +1,260 @@
+//! Where to ask: token URLs, API bases, and presets of both for Storm and for Norce Commerce.
+
+use core::fmt;
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use http::Uri;
+
+use crate::credentials::scope;
+use crate::error::{ConfigError, Field};
+
+/// The stages of a Norce Commerce tenant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// `{slug}.api-{region}.playground.norce.tech`, scope `playground`.
+    Playground,
+    /// `{slug}.api-{region}.stage.norce.tech`, scope `stage`.
+    Stage,
+    /// `{slug}.api-{region}.norce.tech`, scope `prod`.
+    Production,
+}
+
+/// A token URL, an API base and the scope that belongs to them, unchecked until the builder's `build`.
+///
+/// ```
+/// use storm_auth_core::{Environment, Stage};
+///
+/// let playground = Environment::norce("acme", "se", Stage::Playground);
+/// assert_eq!(playground.token_url(), "https://acme.api-se.playground.norce.tech/identity/1.0/connect/token");
+/// assert_eq!(playground.api_url(), "https://acme.api-se.playground.norce.tech");
+/// assert_eq!(playground.scope(), "playground");
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Environment {
+    token_url: String,
+    api_url: String,
+    scope: String,
+    /// The parts of a tenant's host name, kept to be checked before they are sent anywhere.
+    labels: Vec<String>,
+}
+
+const STORM_TOKEN_URL: &str = "https://identity.storm.io/1.0/connect/token";
+
+impl Environment {
+    /// A Norce Commerce tenant: its slug, its region (`se` is the only one seen) and its stage.
+    pub fn norce(slug: impl Into<String>, region: impl Into<String>, stage: Stage) -> Self {
+        let (slug, region) = (slug.into(), region.into());
+        let (label, scope) = match stage {
+            Stage::Playground => (".playground", scope::PLAYGROUND),
+            Stage::Stage => (".stage", scope::STAGE),
+            Stage::Production => ("", scope::PROD),
+        };
+        let api_url = format!("https://{slug}.api-{region}{label}.norce.tech");
+        Self {
+            token_url: format!("{api_url}/identity/1.0/connect/token"),
+            api_url,
+            scope: scope.to_owned(),
+            labels: vec![slug, region],
+        }
+    }
+
+    /// Storm, the lab environment.
+    pub fn storm_lab() -> Self {
+        Self::custom(STORM_TOKEN_URL, "https://api.lab.storm.io", scope::LAB)
+    }
+
+    /// Storm, the QA environment. The service documents its scope and not an API base of its own: set it with the builder's
+    /// `api_url` where it differs from production's.
+    pub fn storm_qa() -> Self {
+        Self::custom(STORM_TOKEN_URL, "https://api.storm.io", scope::QA)
+    }
+
+    /// Storm, production.
+    pub fn storm_production() -> Self {
+        Self::custom(STORM_TOKEN_URL, "https://api.storm.io", scope::PRODUCTION)
+    }
+
+    /// Any other token endpoint, API base and scope.
+    pub fn custom(token_url: impl Into<String>, api_url: impl Into<String>, scope: impl Into<String>) -> Self {
+        Self { token_url: token_url.into(), api_url: api_url.into(), scope: scope.into(), labels: Vec::new() }
+    }
+
+    /// The URL that token requests go to.
+    pub fn token_url(&self) -> &str {
+        &self.token_url
+    }
+
+    /// The URL that API paths are appended to.
+    pub fn api_url(&self) -> &str {
+        &self.api_url
+    }
+
+    /// The scope that authorises for this environment.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// A tenant's parts must be DNS labels, or they could move the secret to another host.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let is_label = |text: &String| {
+            (1..=63).contains(&text.len())
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && !text.starts_with('-')
+                && !text.ends_with('-')
+        };
+        match self.labels.iter().all(is_label) {
+            true => Ok(()),
+            false => Err(ConfigError::new(Field::Tenant, "not a DNS label; use letters, digits and inner hyphens")),
+        }
+    }
+}
+
+/// Hosts for which plain http is taken: loopback always, others only by name (R4).
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct HttpHosts(Vec<String>);
+
+impl HttpHosts {
+    /// Takes plain http for `host` too, so that the secret and the tokens cross that network readable.
+    pub fn danger_allow(&mut self, host: impl Into<String>) {
+        self.0.push(host.into().to_ascii_lowercase());
+    }
+
+    fn allow(&self, host: &str) -> bool {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        host == "localhost"
+            || bare.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+            || bare.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback())
+            || self.0.iter().any(|allowed| allowed == bare)
+    }
+}
+
+/// Scheme, host and port: what a bearer token is bound to (R45), and what a limiter group is by default.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Origin {
+    https: bool,
+    host: String,
+    port: u16,
+}
+
+impl Origin {
+    /// The origin of an absolute http or https URI; `None` for any other, and for one with userinfo.
+    pub fn of(uri: &Uri) -> Option<Self> {
+        let https = match uri.scheme_str()? {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let authority = uri.authority()?;
+        if authority.as_str().contains('@') || authority.host().is_empty() {
+            return None;
+        }
+        // A port that is written must be one: `http` takes `:` and `:99999` in an authority.
+        let port = match authority.as_str()[authority.host().len()..].strip_prefix(':') {
+            Some(text) => text.parse().ok()?,
+            None if https => 443,
+            None => 80,
+        };
+        Some(Self { https, host: authority.host().to_ascii_lowercase(), port })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, default_port) = if self.https { ("https", 443) } else { ("http", 80) };
+        write!(f, "{scheme}://{}", self.host)?;
+        if self.port == default_port { Ok(()) } else { write!(f, ":{}", self.port) }
+    }
+}
+
+/// A token endpoint's URL, checked: https (or plain http where that was allowed), no userinfo, no fragment (R4).
+///
+/// ```
+/// use storm_auth_core::{HttpHosts, TokenUrl};
+///
+/// let none = HttpHosts::default();
+/// assert!(TokenUrl::parse("https://identity.storm.io/1.0/connect/token", &none).is_ok());
+/// assert!(TokenUrl::parse("http://127.0.0.1:8080/token", &none).is_ok());
+/// assert!(TokenUrl::parse("http://identity.storm.io/1.0/connect/token", &none).is_err());
+/// assert!(TokenUrl::parse("https://id:secret@identity.storm.io/", &none).is_err());
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TokenUrl {
+    uri: Uri,
+    origin: Origin,
+}
+
+impl TokenUrl {
+    /// Checks a token URL.
+    pub fn parse(url: &str, http_hosts: &HttpHosts) -> Result<Self, ConfigError> {
+        let (uri, origin) = parse_url(Field::TokenUrl, url, http_hosts)?;
+        Ok(Self { uri, origin })
+    }
+
+    /// The URL.
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// Its scheme, host and port.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The spelling that takes part in a token's key: scheme and host in lower case, a default port left out.
+    pub(crate) fn canonical(&self) -> String {
+        format!("{}{}", self.origin, self.uri.path_and_query().map_or("/", |path| path.as_str()))
+    }
+}
+
+/// The base URL of an API, checked like a token URL; it may not have a query.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ApiUrl {
+    /// Without a trailing slash.
+    base: String,
+    origin: Origin,
+}
+
+impl ApiUrl {
+    /// Checks an API's base URL.
+    pub fn parse(url: &str, http_hosts: &HttpHosts) -> Result<Self, ConfigError> {
+        let (uri, origin) = parse_url(Field::ApiUrl, url, http_hosts)?;
+        if uri.query().is_some() {
+            return Err(ConfigError::new(Field::ApiUrl, "a base URL has no query; give queries with each request"));
+        }
+        let base = format!("{origin}{}", uri.path()).trim_end_matches('/').to_owned();
+        Ok(Self { base, origin })
+    }
+
+    /// Its scheme, host and port.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The base with a path (and query) appended. A path always stays below the base: `@host` or `//host` does not leave it.
+    pub(crate) fn join(&self, path: &str) -> String {
+        match path.starts_with('/') {
+            true => format!("{}{path}", self.base),
+            false => format!("{}/{path}", self.base),
+        }
+    }
+}
+
+fn parse_url(field: Field, url: &str, http_hosts: &HttpHosts) -> Result<(Uri, Origin), ConfigError> {
+    // `Uri` drops a fragment silently, so it is looked for first.
+    if url.contains('#') {
+        return Err(ConfigError::new(field, "it has a fragment; remove everything from the # on"));
+    }
+    let uri: Uri = url.parse().map_err(|_| ConfigError::new(field, "not a URL; give one like https://host/path"))?;
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(ConfigError::new(field, "it has userinfo before the host; credentials do not belong in a URL"));
+    }
+    let origin = Origin::of(&uri)
+        .ok_or_else(|| ConfigError::new(field, "not an absolute http(s) URL; give one like https://host/path"))?;
+    if !origin.https && !http_hosts.allow(&origin.host) {
+        return Err(ConfigError::new(
+            field,
+            "plain http would show the secret to the network; use https, or allow this one host with danger_allow_http",
+        ));
+    }
+    Ok((uri, origin))
+}

@@ -1,0 +1,283 @@
+//! Errors, grouped by who is to blame: the configuration ([`ConfigError`]), or what happened while a token was wanted
+//! ([`AcquireError`]). Both are `Clone + PartialEq`, tell what to do next, and never hold a secret.
+
+use core::fmt;
+
+use crate::time::Unix;
+use crate::wire::response::Refusal;
+
+/// A setting that a person has to change, found before any request.
+///
+/// It names the setting and the fix, never the value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigError {
+    field: Field,
+    problem: &'static str,
+}
+
+impl ConfigError {
+    pub(crate) const fn new(field: Field, problem: &'static str) -> Self {
+        Self { field, problem }
+    }
+
+    /// A setting that a builder needs and did not get.
+    pub const fn missing(field: Field) -> Self {
+        Self::new(field, "not set; set it in the builder, or choose an environment that has it")
+    }
+
+    /// A part of a request that cannot be sent as it is.
+    pub const fn malformed(field: Field) -> Self {
+        Self::new(field, "malformed; look for characters that HTTP does not allow there")
+    }
+
+    /// A logger that would be given the bytes of requests and answers by the HTTP library, tokens included.
+    pub const fn logged(problem: &'static str) -> Self {
+        Self::new(Field::Logging, problem)
+    }
+
+    /// The setting at fault.
+    pub fn field(&self) -> Field {
+        self.field
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.problem)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The settings, as [`ConfigError`] names them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Field {
+    /// The URL of the token endpoint (`STORM_TOKEN_URL`).
+    TokenUrl,
+    /// The base URL of the API (`STORM_API_URL`).
+    ApiUrl,
+    /// A request's target that is neither a path nor a URL below a configured API.
+    Target,
+    /// A header of a request.
+    Header,
+    /// The body of a request.
+    Body,
+    /// The client id (`STORM_CLIENT_ID`).
+    ClientId,
+    /// The client secret (`STORM_CLIENT_SECRET`, `STORM_CLIENT_SECRET_FILE`).
+    ClientSecret,
+    /// The file that holds the client secret (`STORM_CLIENT_SECRET_FILE`).
+    ClientSecretFile,
+    /// The scope (`STORM_SCOPE`).
+    Scope,
+    /// The application id (`STORM_APPLICATION_ID`).
+    ApplicationId,
+    /// The name of the header that carries the application id.
+    ApplicationHeader,
+    /// The tenant's slug or region in a Norce Commerce host name.
+    Tenant,
+    /// The request budget of the token endpoint.
+    Budget,
+    /// The process's logger.
+    Logging,
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TokenUrl => "token URL (STORM_TOKEN_URL)",
+            Self::ApiUrl => "API URL (STORM_API_URL)",
+            Self::Target => "request target",
+            Self::Header => "request header",
+            Self::Body => "request body",
+            Self::ClientId => "client id (STORM_CLIENT_ID)",
+            Self::ClientSecret => "client secret (STORM_CLIENT_SECRET)",
+            Self::ClientSecretFile => "client secret file (STORM_CLIENT_SECRET_FILE)",
+            Self::Scope => "scope (STORM_SCOPE)",
+            Self::ApplicationId => "application id (STORM_APPLICATION_ID)",
+            Self::ApplicationHeader => "application id header",
+            Self::Tenant => "tenant slug or region",
+            Self::Budget => "token request budget",
+            Self::Logging => "logger",
+        })
+    }
+}
+
+/// What a driver reports when a token request brought no answer.
+///
+/// The text is the driver's own description, for people; it is cut, and cleared of secrets by the machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// What kind of failure it was.
+    pub kind: FailureKind,
+    /// The driver's description; may be empty.
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failure with the driver's description of it.
+    pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            FailureKind::Connect => "no connection to the token endpoint",
+            FailureKind::Timeout => "the token endpoint did not answer in time",
+            FailureKind::Io => "the connection to the token endpoint broke",
+            FailureKind::Aborted => "the token request was aborted on this side",
+        })?;
+        if !self.detail.is_empty() {
+            write!(f, " ({})", self.detail)?;
+        }
+        Ok(())
+    }
+}
+
+/// The kinds of failure that end a token request without an answer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum FailureKind {
+    /// No connection: name resolution, refusal, TLS, a connect timeout.
+    Connect,
+    /// The request's patience ran out in silence.
+    Timeout,
+    /// The connection broke, or spoke something that is not HTTP.
+    Io,
+    /// The flight itself ended: its thread panicked, or its runtime went away.
+    Aborted,
+}
+
+/// Why a caller got no token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum AcquireError {
+    /// The token endpoint refused the configuration. No request goes out before `retry_at`, unless the credentials change.
+    Configuration {
+        /// What the endpoint said.
+        refusal: Box<Refusal>,
+        /// When the endpoint may be asked again.
+        retry_at: Unix,
+    },
+    /// The endpoint throttles, or the request budget is empty, beyond this caller's deadline.
+    RateLimited {
+        /// When a token can next be had.
+        retry_at: Unix,
+        /// A configuration error that came before, and would otherwise be hidden behind the throttle (R37).
+        before: Option<Box<Refusal>>,
+    },
+    /// The endpoint cannot be reached, or gives no usable answer.
+    Unavailable {
+        /// What went wrong.
+        cause: Cause,
+        /// When the endpoint may be asked again.
+        retry_at: Unix,
+    },
+    /// The API rejected two fresh tokens in a row: asking for a third would not help (R40).
+    TokensRejected {
+        /// When a token is asked for again.
+        retry_at: Unix,
+    },
+    /// The caller's deadline passed while a request was under way. The request goes on for later callers.
+    DeadlineExceeded,
+    /// The provider was closed.
+    Closed,
+    /// The key was never added to this machine, or was removed.
+    UnknownKey,
+}
+
+/// What made the token endpoint unavailable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Cause {
+    /// No answer came.
+    Failed(Failure),
+    /// An answer came that holds no token.
+    Refused(Box<Refusal>),
+    /// The token had already expired when it arrived: the answer took longer than the token lives.
+    ExpiredOnArrival,
+    /// The endpoint handed out, again, a token that the API had rejected.
+    AlreadyRejected,
+    /// The endpoint answered a token that lives for zero seconds while a valid one is held.
+    NoLifetime,
+}
+
+impl AcquireError {
+    /// When a token can next be had, where that is known.
+    pub fn retry_at(&self) -> Option<Unix> {
+        match self {
+            Self::Configuration { retry_at, .. }
+            | Self::RateLimited { retry_at, .. }
+            | Self::Unavailable { retry_at, .. }
+            | Self::TokensRejected { retry_at } => Some(*retry_at),
+            Self::DeadlineExceeded | Self::Closed | Self::UnknownKey => None,
+        }
+    }
+
+    /// Whether the endpoint throttles, or the request budget is empty.
+    pub fn is_rate_limited(&self) -> bool {
+        matches!(self, Self::RateLimited { .. })
+    }
+
+    /// Whether a person has to change the configuration, also when a throttle now stands before that error.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Configuration { .. } | Self::RateLimited { before: Some(_), .. })
+    }
+
+    /// What the token endpoint answered last, where an answer is to blame.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Configuration { refusal, .. }
+            | Self::RateLimited { before: Some(refusal), .. }
+            | Self::Unavailable { cause: Cause::Refused(refusal), .. } => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for AcquireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration { refusal, retry_at } => {
+                write!(f, "{refusal}; the endpoint is not asked again before {retry_at}")
+            }
+            Self::RateLimited { retry_at, before } => {
+                write!(f, "rate limited: the next token can be had at {retry_at}")?;
+                match before {
+                    Some(refusal) => write!(f, "; before that: {refusal}"),
+                    None => f.write_str("; wait, or give the call a longer deadline"),
+                }
+            }
+            Self::Unavailable { cause, retry_at } => write!(f, "{cause}; tried again from {retry_at}"),
+            Self::TokensRejected { retry_at } => write!(
+                f,
+                "the API rejected two fresh tokens in a row: check that the API and the token belong to the same \
+                 environment, and this machine's clock; a new token is asked for from {retry_at}"
+            ),
+            Self::DeadlineExceeded => f.write_str(
+                "the token endpoint has not answered within this call's deadline; the request goes on, so a later call \
+                 may find its token",
+            ),
+            Self::Closed => f.write_str("the token provider was closed; build a new one"),
+            Self::UnknownKey => f.write_str("no such key; add it to the machine first"),
+        }
+    }
+}
+
+impl std::error::Error for AcquireError {}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(failure) => failure.fmt(f),
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::ExpiredOnArrival => {
+                f.write_str("the token had expired when it arrived: the token endpoint is too slow")
+            }
+            Self::AlreadyRejected => f.write_str("the token endpoint answers a token that the API has rejected"),
+            Self::NoLifetime => f.write_str("the token endpoint answers a token that lives for zero seconds"),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The request budget: a model of the limiter in front of the token endpoint.
+
+use core::time::Duration;
+
+use crate::error::{ConfigError, Field};
+use crate::time::{Mono, millis};
+
+/// What one limiter group may send to its token endpoint.
+///
+/// The default is the service's documented limit: 3 requests a minute per IP address, with a burst of 20 more, so 21 at once
+/// and then one per 20 s. Within it, one key never sends more than 3 at once and then one per 20 s (R29).
+///
+/// ```
+/// use storm_auth_core::Budget;
+///
+/// assert_eq!(Budget::default(), Budget::per_minute(3, 20));
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Budget(Option<Rate>);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Rate {
+    per_minute: u32,
+    burst: u32,
+}
+
+/// A request after this one may go once its interval is over. Without a budget, throttled requests still wait this long.
+const DOCUMENTED_INTERVAL: Duration = Duration::from_secs(20);
+
+/// One key's share of a burst, beside its first request.
+const KEY_BURST: u32 = 2;
+
+impl Budget {
+    /// `requests` a minute, at an even pace, with `burst` more at once after a long silence.
+    pub const fn per_minute(requests: u32, burst: u32) -> Self {
+        Self(Some(Rate { per_minute: requests, burst }))
+    }
+
+    /// No limit of ours, for an endpoint that has none. Failures still back off.
+    pub const fn unlimited() -> Self {
+        Self(None)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        match self.0 {
+            Some(Rate { per_minute: 0, .. }) => {
+                Err(ConfigError::new(Field::Budget, "no request a minute; give at least one, or Budget::unlimited()"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The time that one request costs.
+    pub(super) fn interval(&self) -> Duration {
+        match self.0 {
+            None => DOCUMENTED_INTERVAL,
+            // Rounded up: a millisecond too late is polite, one too early is a 429.
+            Some(rate) => Duration::from_millis(60_000_u64.div_ceil(u64::from(rate.per_minute.max(1)))),
+        }
+    }
+
+    /// The bucket of a limiter group.
+    pub(super) fn group(&self) -> Bucket {
+        // Requests reach the limiter in another rhythm than they were sent in. A share of the interval, once per burst, takes
+        // up that difference: 0.5 s of 20.
+        let interval = self.interval();
+        self.0.map_or(Bucket::UNLIMITED, |rate| Bucket::new(interval, rate.burst, interval / 40))
+    }
+
+    /// The bucket of one key within the group.
+    pub(super) fn key(&self) -> Bucket {
+        self.0.map_or(Bucket::UNLIMITED, |rate| Bucket::new(self.interval(), rate.burst.min(KEY_BURST), Duration::ZERO))
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::per_minute(3, 20)
+    }
+}
+
+/// A bucket, kept as the time at which it would be full again after all that was taken (the generic cell rate algorithm:
+/// the same arithmetic as nginx's, in time instead of requests). In milliseconds of the monotonic clock alone: a wall clock
+/// that steps forward fills no bucket.
+#[derive(Clone, Debug)]
+pub(super) struct Bucket {
+    /// Zero: no limit.
+    interval: u64,
+    /// How far `full` may lie ahead when a request goes.
+    tolerance: u64,
+    margin: u64,
+    full: u64,
+}
+
+impl Bucket {
+    const UNLIMITED: Self = Self { interval: 0, tolerance: 0, margin: 0, full: 0 };
+
+    fn new(interval: Duration, burst: u32, margin: Duration) -> Self {
+        let interval = millis(interval);
+        Self { interval, tolerance: interval.saturating_mul(u64::from(burst)), margin: millis(margin), full: 0 }
+    }
+
+    /// When the next request may go; a point in the past when it may go at once.
+    pub(super) fn next(&self) -> Mono {
+        Mono::from_millis(self.full.saturating_sub(self.tolerance))
+    }
+
+    /// When a request may go that has `ahead` others before it, none of them sent before `at`.
+    pub(super) fn next_after(&self, ahead: u64, at: Mono) -> Mono {
+        let first = self.next().max(at);
+        if ahead == 0 || self.interval == 0 {
+            return first;
+        }
+        let full = self.full.max(first.as_millis().saturating_add(self.margin));
+        let behind = full.saturating_add(self.interval.saturating_mul(ahead)).saturating_sub(self.tolerance);
+        first.max(Mono::from_millis(behind))
+    }
+
+    /// How many requests may go at `at`.
+    pub(super) fn available(&self, at: Mono) -> u32 {
+        if self.interval == 0 {
+            return u32::MAX;
+        }
+        match at.as_millis().saturating_add(self.tolerance).checked_sub(self.full) {
+            None => 0,
+            Some(spare) => {
+                u32::try_from(spare.min(self.tolerance) / self.interval).unwrap_or(u32::MAX).saturating_add(1)
+            }
+        }
+    }
+
+    /// Spends one request.
+    pub(super) fn take(&mut self, at: Mono) {
+        if self.interval > 0 {
+            self.full = self.full.max(at.as_millis().saturating_add(self.margin)).saturating_add(self.interval);
+        }
+    }
+
+    /// The limiter refused a request that was sent at `at`: whatever this model thought, no burst is left.
+    pub(super) fn drain(&mut self, at: Mono) {
+        if self.interval > 0 {
+            self.full = self.full.max(at.as_millis().saturating_add(self.tolerance));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Mono {
+        Mono::from_millis(millis)
+    }
+
+    #[test]
+    fn r29_the_documented_bucket_gives_21_at_once_and_then_one_per_20_s() {
+        let mut bucket = Budget::default().group();
+        for sent in 0..21 {
+            assert_eq!(bucket.available(at(0)), 21 - sent);
+            assert_eq!(bucket.next(), at(0));
+            bucket.take(at(0));
+        }
+        // Half a second once for what the network does to the rhythm, and 20 s exactly from then on.
+        for sent in [20_500, 40_500, 60_500] {
+            assert_eq!(bucket.available(at(sent - 1)), 0);
+            assert_eq!(bucket.next(), at(sent));
+            bucket.take(at(sent));
+        }
+    }
+
+    #[test]
+    fn r29_a_key_gets_three_at_once_and_then_one_per_20_s() {
+        let mut bucket = Budget::default().key();
+        (0..3).for_each(|_| bucket.take(at(1_000)));
+        assert_eq!(bucket.next(), at(21_000));
+        bucket.take(at(21_000));
+        assert_eq!(bucket.next(), at(41_000));
+    }
+
+    #[test]
+    fn a_place_in_the_queue_is_known_in_advance() {
+        let mut bucket = Budget::default().group();
+        (0..20).for_each(|_| bucket.take(at(0)));
+        assert_eq!(bucket.next_after(0, at(7)), at(7));
+        assert_eq!(bucket.next_after(1, at(7)), at(20_500));
+        assert_eq!(bucket.next_after(3, at(7)), at(60_500));
+        assert_eq!(Budget::unlimited().group().next_after(9, at(7)), at(7));
+    }
+
+    #[test]
+    fn a_refused_request_says_that_no_burst_is_left() {
+        let mut bucket = Budget::default().group();
+        bucket.drain(at(5_000));
+        assert_eq!(bucket.available(at(5_000)), 1);
+        bucket.take(at(5_000));
+        assert_eq!(bucket.next(), at(25_000));
+    }
+
+    #[test]
+    fn r23_no_rate_overflows() {
+        let mut bucket = Budget::per_minute(1, u32::MAX).group();
+        bucket.take(at(u64::MAX));
+        bucket.drain(at(u64::MAX));
+        assert_eq!(bucket.next_after(u64::MAX, at(u64::MAX)), at(u64::MAX));
+        assert!(Budget::per_minute(0, 1).check().is_err());
+    }
+}

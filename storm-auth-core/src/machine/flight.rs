@@ -1,0 +1,747 @@
+//! The slots and all their transitions. Every change of a [`Flight`] stands in this file.
+//!
+//! ```text
+//!              a call finds no token,                gate open, budget left,
+//!              or its refresh is due                 the earliest need first
+//!   ┌──────┐ ──────────────────────▶ ┌────────┐ ───────────────────────────▶ ┌────────────┐
+//!   │ Idle │                         │ Queued │                              │ Requesting │
+//!   └──────┘ ◀────────────────────── └────────┘ ◀─────────────────────────── └────────────┘
+//!    ▲ ▲   ▲    nobody wants it          ▲          throttled, or aborted          │    │
+//!    │ │   │    any more                 │          while it is wanted             │    │
+//!    │ │   └─────────────────────────────┼─────────────────────────────────────────┘    │
+//!    │ │              a token came       │                                              │
+//!    │ │                                 │ its time has come, and a call      refused,  │
+//!    │ │     ┌────────────┐ ─────────────┘ wants a token                      failed,   │
+//!    │ └──── │ BackingOff │ ◀───────────────────────────────────────────────  silent    │
+//!    │       └────────────┘  ◀── two fresh tokens rejected by the API ◀──────────────────┘
+//!    └─ other credentials
+//! ```
+//!
+//! Whether a token is held is independent of this: `Option<Held>` beside it, whose freshness is computed from `now`.
+//!
+//! Sharing a token between processes will add its states where they are plain to see: between the queue and the request
+//! (the record is read, a lease is taken or its holder followed) and behind it (the token is published), in
+//! [`Machine::dispatch`] and [`Machine::granted`].
+
+use core::time::Duration;
+use std::collections::{BTreeSet, VecDeque};
+
+use http::Response;
+
+use crate::config::Policy;
+use crate::credentials::Credentials;
+use crate::error::{AcquireError, Cause, Failure, FailureKind};
+use crate::machine::backoff::{self, Patience};
+use crate::machine::budget::Bucket;
+use crate::machine::output::{Action, Event, OpId, Output, Reason, Send};
+use crate::machine::timer::Timer;
+use crate::machine::{Invalidated, Key, KeyId, Machine, Phase, Waiter, WaiterId};
+use crate::time::{Moment, Mono, Now, Unix, millis};
+use crate::token::{Token, TokenId};
+use crate::wire::request::token_request;
+use crate::wire::response::{Class, Grant, Outcome, Refusal, ResponseBody, clear_text, read_response};
+
+/// R20: a token is not handed out for the last 2 % of its life, or the last 10 s of a long one.
+const LONGEST_SKEW: Duration = Duration::from_secs(10);
+const SKEW_DIVISOR: u32 = 50;
+
+/// R40: a rejected token younger than this was fresh, and after two of them a key is held off for as long.
+const FRESH: Duration = Duration::from_secs(60);
+const FRESH_REJECTIONS: u32 = 2;
+
+/// Aborted requests in a row that are repeated at once for who waits. They say nothing about the endpoint.
+const ABORTS_REPEATED: u32 = 2;
+
+/// A caller is told its place in the queue up to here; behind it, the place is a lower bound.
+const PLACES_COUNTED: usize = 64;
+
+/// One key: its token, its flight, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) key: Key,
+    pub(super) held: Option<Held>,
+    pub(super) flight: Flight,
+    pub(super) waiters: BTreeSet<WaiterId>,
+    /// How many want it kept warm.
+    pub(super) warmers: u32,
+    warm_at: Option<Mono>,
+    /// How often the credentials were replaced.
+    secret_version: u64,
+    bucket: Bucket,
+    patience: Patience,
+    /// Failures in a row, throttles and refusals aside.
+    failures: u32,
+    /// Refused configurations in a row.
+    refusals: u32,
+    /// The refused configuration that stands until a token comes or the credentials change.
+    refusal: Option<Box<Refusal>>,
+    /// Rejections of fresh tokens in a row.
+    fresh_rejections: u32,
+    rejected: VecDeque<TokenId>,
+}
+
+/// A token that came, until another one does.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) token: Token,
+    sent: Now,
+    received: Now,
+    lifetime: Duration,
+    /// From here on it is never served (R20).
+    pub(super) hard: Moment,
+}
+
+/// What a slot is doing. Every state but `Idle` has a deadline.
+#[derive(Debug)]
+pub(super) enum Flight {
+    Idle,
+    /// A request is wanted, and goes when the key's own spacing, the gate and the budget let it.
+    Queued {
+        place: Place,
+        spaced_until: Mono,
+        reason: Reason,
+    },
+    /// A request is under way.
+    Requesting {
+        op: OpId,
+        sent: Now,
+        patience_ends: Mono,
+        secret_version: u64,
+    },
+    /// Something went wrong; callers without a token get it from memory until then.
+    BackingOff {
+        until: Moment,
+        trouble: Trouble,
+    },
+}
+
+/// A place in the queue: the earliest need goes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Place {
+    need: Mono,
+    key: KeyId,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Trouble {
+    Refused(Box<Refusal>),
+    Unavailable(Cause),
+    TokensRejected,
+}
+
+/// What is left of a request when its report comes.
+struct Landed {
+    key: KeyId,
+    sent: Now,
+    secret_version: u64,
+}
+
+impl Slot {
+    /// Rejected tokens that are remembered. A server that hands out more of them again than this is asked no more often.
+    const REJECTED_KEPT: usize = 8;
+
+    pub(super) fn new(key: Key, bucket: Bucket) -> Self {
+        Self {
+            key,
+            held: None,
+            flight: Flight::Idle,
+            waiters: BTreeSet::new(),
+            warmers: 0,
+            warm_at: None,
+            secret_version: 0,
+            bucket,
+            patience: Patience::new(),
+            failures: 0,
+            refusals: 0,
+            refusal: None,
+            fresh_rejections: 0,
+            rejected: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn valid(&self, now: Now) -> Option<&Held> {
+        self.held.as_ref().filter(|held| !held.hard.reached(now))
+    }
+
+    /// The expired token, where the policy lets it be served in place of an error.
+    pub(super) fn stale(&self, policy: &Policy, now: Now) -> Option<&Token> {
+        let grace = policy.serve_stale_on_error.min(Policy::STALE_CAP);
+        let held = self.held.as_ref().filter(|_| !grace.is_zero())?;
+        (!held.sent.after(held.lifetime.saturating_add(grace)).reached(now)).then_some(&held.token)
+    }
+
+    fn is_wanted(&self, now: Now) -> bool {
+        !self.waiters.is_empty() || self.warmers > 0 || self.valid(now).is_some()
+    }
+
+    fn reason(&self, now: Now) -> Reason {
+        match &self.held {
+            Some(_) if self.valid(now).is_some() => Reason::Refresh,
+            Some(_) => Reason::Expired,
+            None if self.rejected.is_empty() => Reason::First,
+            None => Reason::Rejected,
+        }
+    }
+}
+
+// Towards a request
+impl Machine {
+    /// When this token's refresh is due: early in its life, or late for a while after a throttle was felt (R30).
+    pub(super) fn refresh_at(&self, held: &Held, now: Now) -> Moment {
+        let felt = self.gate.felt_within(held.lifetime.saturating_mul(Policy::LATE_LIVES), now);
+        let share = if felt { self.policy.refresh_late } else { self.policy.refresh_early };
+        let age = Duration::from_millis((millis(held.lifetime) as f64 * share) as u64);
+        held.sent.after(age).min(held.hard)
+    }
+
+    pub(super) fn refresh_due(&self, held: &Held, now: Now) -> bool {
+        self.refresh_at(held, now).reached(now)
+    }
+
+    /// A caller, or keeping warm, wants a request for this key: from `Idle`, or from a `BackingOff` that is over.
+    pub(super) fn want(&mut self, key: KeyId, now: Now) {
+        let slot = self.slot_mut(key);
+        match &slot.flight {
+            Flight::Idle => {}
+            Flight::BackingOff { until, .. } if until.reached(now) => {}
+            _ => return,
+        }
+        let reason = slot.reason(now);
+        let need = match &slot.held {
+            Some(held) => now.mono + held.hard.left(now),
+            None => now.mono,
+        };
+        let spaced_until = slot.bucket.next();
+        if self.phase == Phase::ShutDown {
+            self.slot_mut(key).flight = Flight::Idle;
+            return;
+        }
+        let place = Place { need, key };
+        self.slot_mut(key).flight = Flight::Queued { place, spaced_until, reason };
+        if spaced_until > now.mono {
+            self.timers.set(spaced_until, Timer::Spaced(key));
+        } else {
+            self.queue.insert(place);
+        }
+        self.dispatch(now);
+        if reason == Reason::Refresh && matches!(self.slots[&key].flight, Flight::Queued { .. }) {
+            self.announce_deferral(key, now);
+        }
+        self.settle(key, now);
+    }
+
+    pub(super) fn announce_deferral(&mut self, key: KeyId, now: Now) {
+        if let Flight::Queued { reason, .. } = self.slots[&key].flight {
+            let until = told(self.slot_time(key, now), now);
+            self.outputs.event(Event::Deferred { key, reason, until });
+        }
+    }
+
+    /// Lets as many queued requests go as gate and budget allow.
+    fn dispatch(&mut self, now: Now) {
+        while self.gate.closed_until(now).is_none() && self.bucket.next() <= now.mono {
+            let Some(Place { key, .. }) = self.queue.pop_first() else { return };
+            let slot = &self.slots[&key];
+            let refresh = matches!(slot.flight, Flight::Queued { reason: Reason::Refresh, .. });
+            if refresh && !slot.is_wanted(now) {
+                // Its token expired in the queue, and nobody has asked for it since.
+                self.slot_mut(key).flight = Flight::Idle;
+                self.settle(key, now);
+            } else {
+                self.send(key, now);
+            }
+        }
+    }
+
+    fn send(&mut self, key: KeyId, now: Now) {
+        let op = OpId(self.next_op);
+        self.next_op += 1;
+        self.bucket.take(now.mono);
+        let slot = self.slots.get_mut(&key).expect(KNOWN);
+        slot.bucket.take(now.mono);
+        let reason = slot.reason(now);
+        let patience = slot.patience.span();
+        let patience_ends = now.mono + patience;
+        slot.flight = Flight::Requesting { op, sent: now, patience_ends, secret_version: slot.secret_version };
+        let request = token_request(slot.key.token_url(), slot.key.credentials(), slot.key.scope());
+        self.ops.insert(op, key);
+        self.timers.set(patience_ends, Timer::Flight(key));
+        self.counters.requests += 1;
+        self.outputs.event(Event::Requested { key, op, reason });
+        self.outputs.push(Output::Perform(Action::Send(Send { op, key, request, patience })));
+        self.settle(key, now);
+    }
+
+    /// When the next request of the group may go; a point in the past when it may go at once.
+    pub(super) fn next_slot(&self) -> Mono {
+        self.gate.opens().max(self.bucket.next())
+    }
+
+    /// When a request of this key may go, as far as is known.
+    fn slot_time(&self, key: KeyId, now: Now) -> Mono {
+        let slot = &self.slots[&key];
+        let ahead = match slot.flight {
+            Flight::Queued { place, .. } => self.queue.range(..place).take(PLACES_COUNTED).count(),
+            _ => 0,
+        };
+        let group = self.bucket.next_after(ahead as u64, self.gate.opens().max(now.mono));
+        group.max(slot.bucket.next())
+    }
+
+    /// Whether a caller without a token may wait for one, or what it fails with at once (R25, R27, R36).
+    pub(super) fn outlook(&self, key: KeyId, deadline: Mono, now: Now) -> Result<(), AcquireError> {
+        match &self.slots[&key].flight {
+            Flight::Requesting { .. } => Ok(()),
+            Flight::Queued { .. } if deadline > self.slot_time(key, now) => Ok(()),
+            Flight::Queued { .. } => Err(self.rate_limited(key, now)),
+            Flight::BackingOff { trouble, .. } => Err(self.trouble(key, trouble, now)),
+            Flight::Idle => Err(AcquireError::Closed),
+        }
+    }
+
+    /// What a caller without a token would be told now, where something stands in the way.
+    pub(super) fn standing_error(&self, key: KeyId, now: Now) -> Option<AcquireError> {
+        match &self.slots[&key].flight {
+            Flight::Idle | Flight::Requesting { .. } => None,
+            Flight::Queued { .. } => Some(self.rate_limited(key, now)),
+            Flight::BackingOff { trouble, .. } => Some(self.trouble(key, trouble, now)),
+        }
+    }
+
+    fn rate_limited(&self, key: KeyId, now: Now) -> AcquireError {
+        AcquireError::RateLimited {
+            retry_at: told(self.slot_time(key, now), now),
+            before: self.slots[&key].refusal.clone(),
+        }
+    }
+
+    fn trouble(&self, key: KeyId, trouble: &Trouble, now: Now) -> AcquireError {
+        let retry_at = self.retry_at(key, now);
+        match trouble.clone() {
+            Trouble::Refused(refusal) => AcquireError::Configuration { refusal, retry_at },
+            Trouble::Unavailable(cause) => AcquireError::Unavailable { cause, retry_at },
+            Trouble::TokensRejected => AcquireError::TokensRejected { retry_at },
+        }
+    }
+
+    /// When this key's endpoint may be asked again: its back-off, its spacing, the gate and the budget.
+    fn retry_at(&self, key: KeyId, now: Now) -> Unix {
+        let back_off = match &self.slots[&key].flight {
+            Flight::BackingOff { until, .. } => now.mono + until.left(now),
+            _ => now.mono,
+        };
+        told(self.slot_time(key, now).max(back_off), now)
+    }
+
+    /// When somebody must ask the machine again about this key, whose token is valid.
+    pub(super) fn look(&self, slot: &Slot, held: &Held, now: Now) -> Moment {
+        match &slot.flight {
+            Flight::Idle if self.phase == Phase::ShutDown => held.hard,
+            Flight::Idle => self.refresh_at(held, now),
+            Flight::Queued { spaced_until, .. } => now.after(self.next_slot().max(*spaced_until).since(now.mono)),
+            Flight::Requesting { patience_ends, .. } => now.after(patience_ends.since(now.mono)),
+            Flight::BackingOff { until, .. } => *until,
+        }
+    }
+}
+
+// What came of a request
+impl Machine {
+    /// Takes a flight out of `Requesting`, or reports that it is over already.
+    fn land(&mut self, op: OpId) -> Option<Landed> {
+        let Some(key) = self.ops.remove(&op) else {
+            self.outputs.event(Event::LateReport { op });
+            return None;
+        };
+        let slot = self.slots.get_mut(&key).expect(KNOWN);
+        match core::mem::replace(&mut slot.flight, Flight::Idle) {
+            Flight::Requesting { sent, patience_ends, secret_version, .. } => {
+                self.timers.clear(patience_ends, Timer::Flight(key));
+                Some(Landed { key, sent, secret_version })
+            }
+            _ => unreachable!("an operation is known only while its key is requesting"),
+        }
+    }
+
+    pub(super) fn answered(&mut self, op: OpId, response: &Response<ResponseBody>, now: Now) {
+        let Some(landed) = self.land(op) else { return };
+        let key = landed.key;
+        let slot = self.slots.get_mut(&key).expect(KNOWN);
+        slot.patience.answered();
+        let secrets = secrets(slot);
+        let secrets: Vec<&[u8]> = secrets.iter().map(|secret| &secret[..]).collect();
+        let answer = read_response(response, &secrets, Duration::from_millis(now.unix.as_millis()));
+        for diagnostic in answer.diagnostics {
+            self.outputs.event(Event::Noticed { key, diagnostic });
+        }
+        let throttled = matches!(&answer.outcome, Outcome::Refused(refusal) if refusal.class == Class::Throttled);
+        self.mind_the_gate(throttled, answer.retry_after, landed.sent, now);
+        match answer.outcome {
+            Outcome::Granted(grant) => self.granted(landed, grant, now),
+            Outcome::Refused(refusal) => match refusal.class {
+                Class::Throttled => self.requeue(key, now),
+                Class::Configuration => self.refused(landed, op, refusal, now),
+                Class::Transient => {
+                    self.counters.unusable += 1;
+                    self.back_off(key, Cause::Refused(Box::new(refusal)), now);
+                }
+            },
+        }
+        self.shed(now);
+    }
+
+    /// A throttle, or any Retry-After, closes the gate of the whole group (R34, R35).
+    fn mind_the_gate(&mut self, throttled: bool, retry_after: Option<Duration>, sent: Now, now: Now) {
+        let retry_after = retry_after.filter(|wait| !wait.is_zero());
+        let throttles = throttled.then(|| {
+            self.counters.throttled += 1;
+            self.bucket.drain(sent.mono);
+            self.gate.feel(now)
+        });
+        let wait = match (retry_after, throttles) {
+            (Some(wait), _) => backoff::after_retry_after(&mut self.rng, wait),
+            (None, Some(throttles)) => backoff::after_throttle(&mut self.rng, throttles, self.policy.budget.interval()),
+            (None, None) => return,
+        };
+        self.counters.gated += self.gate.close(wait, now);
+        let until = self.gate.closed_until(now).map_or(now.unix, |until| until.told(now));
+        self.outputs.event(Event::GateClosed { until, retry_after });
+    }
+
+    /// Throttled or aborted: who can wait for the next slot does.
+    fn requeue(&mut self, key: KeyId, now: Now) {
+        if self.slots[&key].is_wanted(now) {
+            self.want(key, now);
+        }
+        if matches!(self.slots[&key].flight, Flight::Idle) {
+            self.fail_waiters(key, &AcquireError::Closed, now);
+        }
+        self.settle(key, now);
+    }
+
+    fn granted(&mut self, landed: Landed, grant: Grant, now: Now) {
+        let Landed { key, sent, .. } = landed;
+        self.gate.succeeded();
+        let slot = self.slots.get_mut(&key).expect(KNOWN);
+        let other_scope = grant.scope.clone().filter(|granted| differs(granted, slot.key.scope().as_str()));
+        let skew = LONGEST_SKEW.min(grant.lifetime / SKEW_DIVISOR);
+        let hard = match grant.lifetime {
+            Duration::ZERO => now.into(),
+            lifetime => sent.after(lifetime - skew),
+        };
+        let token = Token::new(key, &grant.access_token, hard.unix, grant.scope);
+        let unusable = if slot.rejected.contains(&token.id()) {
+            Some(Cause::AlreadyRejected)
+        } else if grant.lifetime.is_zero() {
+            // R15: it serves the callers that already wait, and displaces nothing.
+            let held = slot.valid(now).is_some();
+            self.resolve_waiters(key, &Ok(token.clone()));
+            held.then_some(Cause::NoLifetime)
+        } else {
+            hard.reached(now).then_some(Cause::ExpiredOnArrival)
+        };
+        if let Some(cause) = unusable {
+            self.counters.unusable += 1;
+            return self.back_off(key, cause, now);
+        }
+        self.counters.granted += 1;
+        let slot = self.slots.get_mut(&key).expect(KNOWN);
+        slot.failures = 0;
+        slot.refusals = 0;
+        slot.refusal = None;
+        if !grant.lifetime.is_zero() {
+            let held = Held { token: token.clone(), sent, received: now, lifetime: grant.lifetime, hard };
+            if slot.held.replace(held).is_some() {
+                // The one before was used until its refresh: rejections of fresh tokens are over.
+                slot.fresh_rejections = 0;
+            }
+        }
+        let refresh_at = match &self.slots[&key].held {
+            Some(held) => self.refresh_at(held, now).told(now),
+            None => now.unix,
+        };
+        let expires_at = token.expires_at();
+        self.outputs.event(Event::Granted { key, token: token.id(), expires_at, refresh_at, other_scope });
+        self.resolve_waiters(key, &Ok(token));
+        self.settle(key, now);
+    }
+
+    fn refused(&mut self, landed: Landed, op: OpId, refusal: Refusal, now: Now) {
+        self.counters.refused += 1;
+        let key = landed.key;
+        let slot = self.slots.get_mut(&key).expect(KNOWN);
+        if slot.secret_version != landed.secret_version {
+            // R43: what the old secret is told says nothing about the new one.
+            self.outputs.event(Event::LateReport { op });
+            return self.requeue(key, now);
+        }
+        slot.refusals = slot.refusals.saturating_add(1);
+        slot.refusal = Some(Box::new(refusal.clone()));
+        let until = now.after(backoff::after_refusal(slot.refusals));
+        slot.flight = Flight::BackingOff { until, trouble: Trouble::Refused(Box::new(refusal.clone())) };
+        let retry_at = self.retry_at(key, now);
+        self.outputs.event(Event::Refused { key, refusal, retry_at });
+        self.fail_with_trouble(key, now);
+    }
+
+    pub(super) fn failed(&mut self, op: OpId, mut failure: Failure, now: Now) {
+        let Some(Landed { key, .. }) = self.land(op) else { return };
+        let slot = self.slots.get_mut(&key).expect(KNOWN);
+        let secrets = secrets(slot);
+        let secrets: Vec<&[u8]> = secrets.iter().map(|secret| &secret[..]).collect();
+        failure.detail = clear_text(&failure.detail, &secrets);
+        match failure.kind {
+            FailureKind::Connect => self.counters.unconnected += 1,
+            FailureKind::Io => self.counters.broken += 1,
+            FailureKind::Timeout => {
+                self.counters.timed_out += 1;
+                slot.patience.silent();
+            }
+            FailureKind::Aborted => {
+                self.counters.aborted += 1;
+                if slot.failures < ABORTS_REPEATED && !slot.waiters.is_empty() {
+                    slot.failures += 1;
+                    self.requeue(key, now);
+                    return self.shed(now);
+                }
+            }
+        }
+        self.back_off(key, Cause::Failed(failure), now);
+    }
+
+    /// A failure that is neither a throttle nor a refused configuration.
+    fn back_off(&mut self, key: KeyId, cause: Cause, now: Now) {
+        let slot = self.slots.get_mut(&key).expect(KNOWN);
+        slot.failures = slot.failures.saturating_add(1);
+        let until = now.after(backoff::after_failure(&mut self.rng, slot.failures));
+        slot.flight = Flight::BackingOff { until, trouble: Trouble::Unavailable(cause.clone()) };
+        let retry_at = self.retry_at(key, now);
+        self.outputs.event(Event::Failed { key, cause, retry_at });
+        self.fail_with_trouble(key, now);
+    }
+
+    pub(super) fn reject(&mut self, token: TokenId, now: Now) -> Invalidated {
+        let key = token.key();
+        let current = |held: &mut Held| held.token.id() == token;
+        let Some(held) = self.slots.get_mut(&key).and_then(|slot| slot.held.take_if(current)) else {
+            self.outputs.event(Event::RejectionIgnored { token });
+            return Invalidated::NotCurrent;
+        };
+        self.counters.rejected += 1;
+        let slot = self.slots.get_mut(&key).expect(KNOWN);
+        if slot.rejected.len() == Slot::REJECTED_KEPT {
+            slot.rejected.pop_front();
+        }
+        slot.rejected.push_back(token);
+        let fresh = now.mono.since(held.received.mono) < FRESH;
+        slot.fresh_rejections = if fresh { slot.fresh_rejections.saturating_add(1) } else { 0 };
+        let hold_off = slot.fresh_rejections >= FRESH_REJECTIONS && !matches!(slot.flight, Flight::Requesting { .. });
+        let held_off_until = hold_off.then(|| {
+            self.leave_queue(key);
+            let until = now.after(FRESH);
+            self.slot_mut(key).flight = Flight::BackingOff { until, trouble: Trouble::TokensRejected };
+            until.told(now)
+        });
+        self.outputs.event(Event::TokenRejected { token, held_off_until });
+        if hold_off {
+            self.fail_with_trouble(key, now);
+            return Invalidated::HeldOff;
+        }
+        self.settle(key, now);
+        Invalidated::Dropped
+    }
+
+    pub(super) fn replace_credentials(&mut self, key: KeyId, credentials: Credentials, now: Now) {
+        let slot = self.slots.get_mut(&key).expect(KNOWN);
+        slot.key.credentials = credentials;
+        slot.secret_version += 1;
+        slot.refusals = 0;
+        slot.refusal = None;
+        if matches!(slot.flight, Flight::BackingOff { trouble: Trouble::Refused(_), .. }) {
+            slot.flight = Flight::Idle;
+        }
+        self.outputs.event(Event::CredentialsReplaced { key });
+        self.settle(key, now);
+    }
+}
+
+// Time, waiters and the end
+impl Machine {
+    /// Everything that the passing of time decides.
+    pub(super) fn elapse(&mut self, now: Now) {
+        self.gate.open_when_reached(now);
+        let mut overdue = Vec::new();
+        while let Some(timer) = self.timers.pop(now.mono) {
+            match timer {
+                Timer::Flight(key) => self.patience_ended(key, now),
+                Timer::Spaced(key) => {
+                    if let Flight::Queued { place, .. } = self.slots[&key].flight {
+                        self.queue.insert(place);
+                    }
+                }
+                Timer::Warm(key) => {
+                    self.slot_mut(key).warm_at = None;
+                    self.want(key, now);
+                }
+                Timer::Waiter(waiter) => overdue.push(waiter),
+            }
+        }
+        self.dispatch(now);
+        for waiter in overdue {
+            let Some(Waiter { key, .. }) = self.waiters.get(waiter) else { continue };
+            let error = match self.slots[&key].flight {
+                Flight::Queued { .. } => self.rate_limited(key, now),
+                _ => AcquireError::DeadlineExceeded,
+            };
+            self.fail_waiter(waiter, error, now);
+            self.leave_queue_if_unneeded(key, now);
+        }
+    }
+
+    fn patience_ended(&mut self, key: KeyId, now: Now) {
+        if let Flight::Requesting { op, .. } = self.slots[&key].flight {
+            self.outputs.withdraw(op);
+            let waited = format!("{} s", self.slots[&key].patience.span().as_secs());
+            self.failed(op, Failure::new(FailureKind::Timeout, waited), now);
+        }
+    }
+
+    /// The gate has moved: whoever cannot wait for it fails now, and is told when to come back (R36).
+    fn shed(&mut self, now: Now) {
+        let next = self.next_slot();
+        if next <= now.mono {
+            return;
+        }
+        let hopeless: Vec<_> = (self.timers.waiters_until(next))
+            .filter_map(|waiter| Some((waiter, self.waiters.get(waiter)?.key)))
+            .filter(|(_, key)| matches!(self.slots[key].flight, Flight::Queued { .. }))
+            .collect();
+        for (waiter, key) in hopeless {
+            self.fail_waiter(waiter, self.rate_limited(key, now), now);
+            self.leave_queue_if_unneeded(key, now);
+        }
+    }
+
+    fn fail_with_trouble(&mut self, key: KeyId, now: Now) {
+        if let Some(error) = self.standing_error(key, now) {
+            self.fail_waiters(key, &error, now);
+        }
+        self.settle(key, now);
+    }
+
+    fn fail_waiters(&mut self, key: KeyId, error: &AcquireError, now: Now) {
+        let stale = self.slots[&key].stale(&self.policy, now).cloned();
+        self.resolve_waiters(key, &stale.ok_or_else(|| error.clone()));
+    }
+
+    fn fail_waiter(&mut self, waiter: WaiterId, error: AcquireError, now: Now) {
+        if let Some(key) = self.drop_waiter(waiter) {
+            let stale = self.slots[&key].stale(&self.policy, now).cloned();
+            self.outputs.push(Output::Resolve(waiter, stale.ok_or(error)));
+        }
+    }
+
+    fn resolve_waiters(&mut self, key: KeyId, result: &Result<Token, AcquireError>) {
+        for waiter in core::mem::take(&mut self.slot_mut(key).waiters) {
+            if let Some(Waiter { deadline, .. }) = self.waiters.remove(waiter) {
+                self.timers.clear(deadline, Timer::Waiter(waiter));
+                self.outputs.push(Output::Resolve(waiter, result.clone()));
+            }
+        }
+    }
+
+    pub(super) fn drop_waiter(&mut self, waiter: WaiterId) -> Option<KeyId> {
+        let Waiter { key, deadline } = self.waiters.remove(waiter)?;
+        self.timers.clear(deadline, Timer::Waiter(waiter));
+        self.slot_mut(key).waiters.remove(&waiter);
+        Some(key)
+    }
+
+    pub(super) fn leave_queue_if_unneeded(&mut self, key: KeyId, now: Now) {
+        if !self.slots[&key].is_wanted(now) {
+            self.leave_queue(key);
+        }
+    }
+
+    fn leave_queue(&mut self, key: KeyId) {
+        if let Flight::Queued { place, spaced_until, .. } = self.slots[&key].flight {
+            self.queue.remove(&place);
+            self.timers.clear(spaced_until, Timer::Spaced(key));
+            self.slot_mut(key).flight = Flight::Idle;
+            self.changed.insert(key);
+        }
+    }
+
+    /// After every transition: the driver's copy is out of date, and a warm key has another next deadline.
+    pub(super) fn settle(&mut self, key: KeyId, now: Now) {
+        self.changed.insert(key);
+        let slot = &self.slots[&key];
+        let warm = slot.warmers > 0 && self.phase == Phase::Open;
+        let warm_at = match (&slot.flight, slot.valid(now)) {
+            _ if !warm => None,
+            (Flight::Idle, None) => Some(now.mono),
+            (Flight::Idle, Some(held)) => Some(now.mono + self.refresh_at(held, now).left(now)),
+            (Flight::BackingOff { until, .. }, _) => Some(now.mono + until.left(now)),
+            (Flight::Queued { .. } | Flight::Requesting { .. }, _) => None,
+        };
+        let before = core::mem::replace(&mut self.slot_mut(key).warm_at, warm_at);
+        if let Some(at) = before {
+            self.timers.clear(at, Timer::Warm(key));
+        }
+        if let Some(at) = warm_at {
+            self.timers.set(at, Timer::Warm(key));
+        }
+    }
+
+    pub(super) fn withdraw_all(&mut self, now: Now) {
+        let keys: Vec<_> = self.slots.keys().copied().collect();
+        for key in keys {
+            if matches!(self.slots[&key].flight, Flight::Queued { .. }) {
+                self.leave_queue(key);
+                self.fail_waiters(key, &AcquireError::Closed, now);
+            }
+            self.settle(key, now);
+        }
+    }
+
+    pub(super) fn forget(&mut self, key: KeyId) {
+        if !self.slots.contains_key(&key) {
+            return;
+        }
+        self.leave_queue(key);
+        self.resolve_waiters(key, &Err(AcquireError::UnknownKey));
+        let slot = self.slots.remove(&key).expect(KNOWN);
+        if let Flight::Requesting { op, patience_ends, .. } = slot.flight {
+            self.ops.remove(&op);
+            self.outputs.withdraw(op);
+            self.timers.clear(patience_ends, Timer::Flight(key));
+        }
+        if let Some(at) = slot.warm_at {
+            self.timers.clear(at, Timer::Warm(key));
+        }
+        self.keys.remove(&slot.key.identity());
+        self.changed.insert(key);
+    }
+
+    pub(super) fn slot_mut(&mut self, key: KeyId) -> &mut Slot {
+        self.slots.get_mut(&key).expect(KNOWN)
+    }
+}
+
+const KNOWN: &str = "keys in flights, queue, timers and waiters are removed together with their slot";
+
+/// What must not show in any text: the secret as it is, and the token that lives.
+fn secrets(slot: &Slot) -> [zeroize::Zeroizing<Vec<u8>>; 2] {
+    let copy = |text: &str| zeroize::Zeroizing::new(text.as_bytes().to_vec());
+    [copy(slot.key.credentials.secret().expose()), copy(slot.held.as_ref().map_or("", |held| held.token.expose()))]
+}
+
+/// Whether two scopes hold other tokens, whatever their order.
+fn differs(granted: &str, requested: Option<&str>) -> bool {
+    let set = |scope: &str| scope.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+    requested.is_none_or(|requested| set(granted) != set(requested))
+}
+
+fn told(at: Mono, now: Now) -> Unix {
+    now.unix + at.since(now.mono)
+}

@@ -1,0 +1,54 @@
+//! The gate of a limiter group: while it is closed nothing is sent, for any key, caller or reason (R34).
+
+use core::time::Duration;
+
+use crate::time::{Moment, Mono, Now};
+
+#[derive(Default, Debug)]
+pub(super) struct Gate {
+    until: Option<Moment>,
+    /// 429 and 503 answers since the last success.
+    throttles: u32,
+    felt: Option<Mono>,
+}
+
+impl Gate {
+    /// Counts a throttle; returns how many there were in a row.
+    pub(super) fn feel(&mut self, now: Now) -> u32 {
+        self.throttles = self.throttles.saturating_add(1);
+        self.felt = Some(now.mono);
+        self.throttles
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        self.throttles = 0;
+    }
+
+    /// Whether a throttle was felt within `span`.
+    pub(super) fn felt_within(&self, span: Duration, now: Now) -> bool {
+        self.felt.is_some_and(|felt| now.mono.since(felt) < span)
+    }
+
+    /// Closes it for at least `wait`; returns by how much that is longer than before.
+    pub(super) fn close(&mut self, wait: Duration, now: Now) -> Duration {
+        let before = self.closed_until(now).map_or(Duration::ZERO, |until| until.left(now));
+        if wait > before {
+            self.until = Some(now.after(wait));
+        }
+        wait.saturating_sub(before)
+    }
+
+    pub(super) fn closed_until(&self, now: Now) -> Option<Moment> {
+        self.until.filter(|until| !until.reached(now))
+    }
+
+    /// Forgets a closure that is over, so that a wall clock which is set back does not close the gate again.
+    pub(super) fn open_when_reached(&mut self, now: Now) {
+        self.until = self.closed_until(now);
+    }
+
+    /// When it opens by the monotonic clock; a point in the past when it is open.
+    pub(super) fn opens(&self) -> Mono {
+        self.until.map_or(Mono::default(), |until| until.mono)
+    }
+}

@@ -1,0 +1,438 @@
+//! The machine: it decides when a token is requested, cached, refreshed or given up.
+//!
+//! One [`Machine`] serves one limiter group, because the limit is per address: the budget and the gate stand above its slots.
+//! Inside it is one slot per [`Key`]. It has four kinds of method, and they stand in this order:
+//!
+//! 1. **Commands** from callers: [`add_key`](Machine::add_key), [`acquire`](Machine::acquire), [`cancel`](Machine::cancel),
+//!    [`invalidate`](Machine::invalidate), [`set_credentials`](Machine::set_credentials),
+//!    [`keep_warm`](Machine::keep_warm), [`shut_down`](Machine::shut_down).
+//! 2. **Inputs** from the driver: [`handle_response`](Machine::handle_response),
+//!    [`handle_failure`](Machine::handle_failure), [`handle_timeout`](Machine::handle_timeout). They never fail; a late or
+//!    unknown id is ignored and reported as an event.
+//! 3. **Outputs** to the driver: [`poll_output`](Machine::poll_output), to be drained after every call of the first two
+//!    kinds, and [`poll_timeout`](Machine::poll_timeout). Draining late or in part loses nothing: while outputs are queued,
+//!    `poll_timeout` says so.
+//! 4. **Getters**: [`peek`](Machine::peek), [`status`](Machine::status), [`counters`](Machine::counters),
+//!    [`is_idle`](Machine::is_idle).
+//!
+//! `now` is the last parameter of whatever depends on time.
+
+mod backoff;
+mod budget;
+mod flight;
+mod gate;
+mod output;
+mod timer;
+mod waiters;
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::config::Policy;
+use crate::credentials::{Credentials, Scope};
+use crate::environment::TokenUrl;
+use crate::error::{AcquireError, ConfigError, Failure, Field};
+use crate::time::{Moment, Now};
+use crate::token::{Token, TokenId};
+use crate::wire::response::ResponseBody;
+
+pub use budget::Budget;
+pub use output::{
+    Action, Activity, Counters, Event, KeyStatus, OpId, Output, Reason, Send, Severity, Status, Timeout, TimeoutReason,
+};
+pub use waiters::WaiterId;
+
+use budget::Bucket;
+use flight::{Flight, Slot};
+use gate::Gate;
+use output::Outputs;
+use timer::{Timer, Timers};
+use waiters::{Waiter, Waiters};
+
+/// Whose token: one per token URL, client id and set of scopes. The application id is no part of it (R6).
+///
+/// ```
+/// use storm_auth_core::{Credentials, HttpHosts, Key, Scope, TokenUrl, scope};
+///
+/// let url = TokenUrl::parse("https://identity.storm.io/1.0/connect/token", &HttpHosts::default())?;
+/// let shop = Key::new(url, Credentials::new("shop", "S3cret")?, Scope::new(scope::LAB)?);
+/// let other_client = shop.for_credentials(Credentials::new("erp", "0ther")?);
+/// assert_eq!(other_client.credentials().client_id(), "erp");
+/// # Ok::<(), storm_auth_core::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Key {
+    token_url: TokenUrl,
+    credentials: Credentials,
+    scope: Scope,
+}
+
+impl Key {
+    /// A key of checked parts.
+    pub fn new(token_url: TokenUrl, credentials: Credentials, scope: Scope) -> Self {
+        Self { token_url, credentials, scope }
+    }
+
+    /// The same endpoint and scope for another client.
+    pub fn for_credentials(&self, credentials: Credentials) -> Self {
+        Self { credentials, ..self.clone() }
+    }
+
+    /// The same endpoint and client for another scope.
+    pub fn for_scope(&self, scope: Scope) -> Self {
+        Self { scope, ..self.clone() }
+    }
+
+    /// The token endpoint.
+    pub fn token_url(&self) -> &TokenUrl {
+        &self.token_url
+    }
+
+    /// The client.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// The scope.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    fn identity(&self) -> Identity {
+        let mut scopes: Vec<_> = self.scope.tokens().map(str::to_owned).collect();
+        scopes.sort_unstable();
+        let scopes = self.scope.as_str().map(|_| scopes);
+        Identity { token_url: self.token_url.canonical(), client_id: self.credentials.client_id().to_owned(), scopes }
+    }
+}
+
+/// What makes two keys the same one. The secret is no part of it, so that it can be replaced in place.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Identity {
+    token_url: String,
+    client_id: String,
+    scopes: Option<Vec<String>>,
+}
+
+/// Names a key within its machine.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct KeyId(u64);
+
+impl KeyId {
+    /// The key of tokens that belong to no machine.
+    pub(crate) const NONE: Self = Self(u64::MAX);
+
+    /// Its number: keys are counted from 0 in the order they were added, and no number is used twice.
+    pub fn index(self) -> u64 {
+        self.0
+    }
+}
+
+/// What [`Machine::acquire`] answers.
+#[derive(Clone, Debug)]
+#[must_use = "a token, a waiter that will be resolved, or an error"]
+pub enum Acquire {
+    /// A valid token.
+    Ready(Token),
+    /// The result will come as [`Output::Resolve`] for this waiter, at its deadline at the latest.
+    Wait(WaiterId),
+    /// No token can be had before the caller's deadline.
+    Failed(AcquireError),
+}
+
+/// What became of a rejected token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Invalidated {
+    /// It was the current one and is never served again; the next `acquire` asks for another.
+    Dropped,
+    /// The same, but it was the second fresh token in a row: no other is asked for until 60 s from now (R40).
+    HeldOff,
+    /// It was not the current one, so nothing changed.
+    NotCurrent,
+}
+
+/// A held token, and how long a driver may serve it without asking the machine.
+#[derive(Clone, Debug)]
+pub struct Peek {
+    /// The token.
+    pub token: Token,
+    /// From here on it is never served (R20).
+    pub hard: Moment,
+    /// From here on somebody must call `acquire` again: a refresh is due, or the state may have changed.
+    pub look: Moment,
+}
+
+/// The machine of one limiter group. The [module docs](self) say how to drive it.
+#[derive(Debug)]
+pub struct Machine {
+    policy: Policy,
+    rng: fastrand::Rng,
+    keys: BTreeMap<Identity, KeyId>,
+    slots: BTreeMap<KeyId, Slot>,
+    next_key: u64,
+    ops: BTreeMap<OpId, KeyId>,
+    next_op: u64,
+    waiters: Waiters,
+    timers: Timers,
+    /// The keys that want a request and may have one as soon as gate and budget let it go, the earliest need first.
+    queue: BTreeSet<flight::Place>,
+    bucket: Bucket,
+    gate: Gate,
+    phase: Phase,
+    outputs: Outputs,
+    changed: BTreeSet<KeyId>,
+    counters: Counters,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Open,
+    ShutDown,
+}
+
+impl Machine {
+    /// An empty machine. `seed` feeds what is random in it: equal seeds and inputs give equal outputs (R63). Give every
+    /// process another one, or processes that collide keep colliding.
+    pub fn new(policy: Policy, seed: u64) -> Self {
+        Self {
+            rng: fastrand::Rng::with_seed(seed),
+            bucket: policy.budget.group(),
+            policy,
+            keys: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            next_key: 0,
+            ops: BTreeMap::new(),
+            next_op: 0,
+            waiters: Waiters::default(),
+            timers: Timers::default(),
+            queue: BTreeSet::new(),
+            gate: Gate::default(),
+            phase: Phase::Open,
+            outputs: Outputs::default(),
+            changed: BTreeSet::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    // Commands
+
+    /// Adds a key, or finds it when its token URL, client id and set of scopes are known already; a secret that differs then
+    /// replaces the known one, as [`set_credentials`](Self::set_credentials) does. Nothing is requested yet.
+    pub fn add_key(&mut self, key: Key, now: Now) -> KeyId {
+        let identity = key.identity();
+        if let Some(&id) = self.keys.get(&identity) {
+            if self.slots[&id].key.credentials.secret().expose() != key.credentials.secret().expose() {
+                self.replace_credentials(id, key.credentials, now);
+            }
+            return id;
+        }
+        let id = KeyId(self.next_key);
+        self.next_key += 1;
+        self.keys.insert(identity, id);
+        self.slots.insert(id, Slot::new(key, self.policy.budget.key()));
+        id
+    }
+
+    /// Forgets a key and its token. Its waiters get [`AcquireError::UnknownKey`], and a late answer is ignored.
+    pub fn remove_key(&mut self, key: KeyId) {
+        self.forget(key);
+    }
+
+    /// Asks for a key's token, to be had within `patience` (or the policy's [`caller_deadline`](Policy::caller_deadline)).
+    ///
+    /// A valid token is ready at once, and when its refresh is due, the refresh starts behind it (R24).
+    pub fn acquire(&mut self, key: KeyId, patience: Option<Duration>, now: Now) -> Acquire {
+        self.elapse(now);
+        let deadline = now.mono + patience.unwrap_or(self.policy.caller_deadline);
+        let Some(slot) = self.slots.get(&key) else {
+            return Acquire::Failed(AcquireError::UnknownKey);
+        };
+        let valid = slot.valid(now).cloned();
+        if valid.as_ref().is_none_or(|held| self.refresh_due(held, now)) {
+            self.want(key, now);
+        }
+        match valid {
+            Some(held) => Acquire::Ready(held.token),
+            None => match self.outlook(key, deadline, now) {
+                Ok(()) => {
+                    let waiter = self.waiters.add(Waiter { key, deadline });
+                    self.timers.set(deadline, Timer::Waiter(waiter));
+                    let slot = self.slot_mut(key);
+                    slot.waiters.insert(waiter);
+                    if slot.waiters.len() == 1 {
+                        self.announce_deferral(key, now);
+                    }
+                    Acquire::Wait(waiter)
+                }
+                Err(error) => {
+                    self.leave_queue_if_unneeded(key, now);
+                    match self.slots[&key].stale(&self.policy, now) {
+                        Some(token) => Acquire::Ready(token.clone()),
+                        None => Acquire::Failed(error),
+                    }
+                }
+            },
+        }
+    }
+
+    /// Takes a waiter back. Its request, once sent, goes on for later callers (R48).
+    pub fn cancel(&mut self, waiter: WaiterId, now: Now) {
+        if let Some(key) = self.drop_waiter(waiter) {
+            self.leave_queue_if_unneeded(key, now);
+        }
+    }
+
+    /// The API rejected this token. It is named by identity: if it is still the current one it is never served again, if not,
+    /// nothing changes (R38).
+    pub fn invalidate(&mut self, token: TokenId, now: Now) -> Invalidated {
+        self.elapse(now);
+        self.reject(token, now)
+    }
+
+    /// Replaces the secret of a key in place: the next request uses it, the current token stays, a refused configuration is
+    /// forgotten, and a late error of the old secret is dropped (R43).
+    ///
+    /// # Errors
+    /// Another client id: that is another key, so add it with [`add_key`](Self::add_key).
+    pub fn set_credentials(&mut self, key: KeyId, credentials: Credentials, now: Now) -> Result<(), ConfigError> {
+        match self.slots.get(&key) {
+            Some(slot) if slot.key.credentials.client_id() == credentials.client_id() => {
+                self.replace_credentials(key, credentials, now);
+                Ok(())
+            }
+            Some(_) => {
+                Err(ConfigError::new(Field::ClientId, "another client is another key; derive one for it instead"))
+            }
+            None => Err(ConfigError::new(Field::ClientId, "no such key; add it to the machine first")),
+        }
+    }
+
+    /// Refreshes this key's token without being called, until [`keep_cold`](Self::keep_cold) was called as often.
+    pub fn keep_warm(&mut self, key: KeyId, now: Now) {
+        self.elapse(now);
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.warmers += 1;
+            self.settle(key, now);
+        }
+    }
+
+    /// Takes one [`keep_warm`](Self::keep_warm) back.
+    pub fn keep_cold(&mut self, key: KeyId, now: Now) {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.warmers = slot.warmers.saturating_sub(1);
+            self.settle(key, now);
+            self.leave_queue_if_unneeded(key, now);
+        }
+    }
+
+    /// Starts nothing more. What is under way goes on, so that its request is not wasted; who waits for less fails with
+    /// [`AcquireError::Closed`]. Held tokens are served while they live. Wait for [`is_idle`](Self::is_idle).
+    pub fn shut_down(&mut self, now: Now) {
+        self.phase = Phase::ShutDown;
+        self.withdraw_all(now);
+    }
+
+    // Inputs
+
+    /// The answer to a token request. Report it as it came, whatever its status.
+    pub fn handle_response(&mut self, op: OpId, response: &http::Response<ResponseBody>, now: Now) {
+        self.answered(op, response, now);
+        self.elapse(now);
+    }
+
+    /// A token request brought no answer.
+    pub fn handle_failure(&mut self, op: OpId, failure: Failure, now: Now) {
+        self.failed(op, failure, now);
+        self.elapse(now);
+    }
+
+    /// Time has passed. Harmless at any time; needed when [`poll_timeout`](Self::poll_timeout) says so.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.elapse(now);
+    }
+
+    /// The caller of the API got its 401, and no second attempt was made. Only reported, as an event (R39).
+    pub fn note_abandoned_replay(&mut self, token: TokenId, error: Option<AcquireError>) {
+        self.outputs.event(Event::ReplayAbandoned { token, error });
+    }
+
+    // Outputs
+
+    /// The next thing to do or to know.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout); `None` while nothing waits for time to pass.
+    pub fn poll_timeout(&self) -> Option<Timeout> {
+        if !self.outputs.is_empty() {
+            return Some(Timeout { at: Default::default(), reason: TimeoutReason::Output });
+        }
+        let timer = self.timers.next().map(|(at, timer)| Timeout {
+            at,
+            reason: match timer {
+                Timer::Flight(_) => TimeoutReason::Patience,
+                Timer::Waiter(_) => TimeoutReason::Deadline,
+                Timer::Spaced(_) => TimeoutReason::NextSlot,
+                Timer::Warm(_) => TimeoutReason::KeepWarm,
+            },
+        });
+        let slot = (!self.queue.is_empty()).then(|| Timeout { at: self.next_slot(), reason: TimeoutReason::NextSlot });
+        [timer, slot].into_iter().flatten().min_by_key(|timeout| timeout.at)
+    }
+
+    /// A key whose [`peek`](Self::peek) may have changed since it was last returned here. A driver that keeps a copy for its
+    /// fast path takes these after every call; any other may leave them.
+    pub fn poll_change(&mut self) -> Option<KeyId> {
+        self.changed.pop_first()
+    }
+
+    // Getters
+
+    /// The token that is held and valid, without asking for anything.
+    pub fn peek(&self, key: KeyId, now: Now) -> Option<Peek> {
+        let slot = self.slots.get(&key)?;
+        let held = slot.valid(now)?;
+        Some(Peek { token: held.token.clone(), hard: held.hard, look: self.look(slot, held, now).min(held.hard) })
+    }
+
+    /// The state of the whole group, for a health endpoint.
+    pub fn status(&self, now: Now) -> Status {
+        Status {
+            gate_closed_until: self.gate.closed_until(now).map(|until| until.told(now)),
+            budget_left: self.bucket.available(now.mono),
+            waiters: self.waiters.len(),
+            keys: self.slots.keys().filter_map(|key| self.key_status(*key, now)).collect(),
+        }
+    }
+
+    /// The state of one key.
+    pub fn key_status(&self, key: KeyId, now: Now) -> Option<KeyStatus> {
+        let slot = self.slots.get(&key)?;
+        let held = slot.valid(now);
+        Some(KeyStatus {
+            key,
+            client_id: slot.key.credentials.client_id().to_owned(),
+            scope: slot.key.scope.as_str().map(str::to_owned),
+            token_until: held.map(|held| held.hard.told(now)),
+            refresh_at: held.map(|held| self.refresh_at(held, now).told(now)),
+            activity: match slot.flight {
+                Flight::Idle => Activity::Idle,
+                Flight::Queued { .. } => Activity::Queued,
+                Flight::Requesting { .. } => Activity::Requesting,
+                Flight::BackingOff { .. } => Activity::BackingOff,
+            },
+            error: self.standing_error(key, now),
+        })
+    }
+
+    /// What was counted since the machine was made.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Whether nothing is under way and nothing is queued: no request, no waiter, no output.
+    pub fn is_idle(&self) -> bool {
+        self.ops.is_empty() && self.queue.is_empty() && self.waiters.len() == 0 && self.outputs.is_empty()
+    }
+}

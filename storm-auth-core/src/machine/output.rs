@@ -1,0 +1,413 @@
+//! What comes out of the machine, as data: it can be printed, recorded and compared.
+
+use core::fmt;
+use core::time::Duration;
+use std::collections::VecDeque;
+
+use http::Request;
+
+use crate::error::{AcquireError, Cause};
+use crate::machine::{KeyId, WaiterId};
+use crate::time::{Mono, Unix};
+use crate::token::{Token, TokenId};
+use crate::wire::request::FormBody;
+use crate::wire::response::{Diagnostic, Refusal};
+
+/// Something that the machine wants done or known, first in first out.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Do this, and report what happened.
+    Perform(Action),
+    /// This waiter has its result; it will get no other.
+    Resolve(WaiterId, Result<Token, AcquireError>),
+    /// This happened; may be ignored.
+    Event(Event),
+}
+
+/// What a driver does for the machine.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Send a token request, and report with `handle_response` or `handle_failure`.
+    Send(Send),
+}
+
+/// A token request to be sent, once, to the URL it names and nowhere else: no redirect is followed, nothing is retried.
+#[derive(Clone, Debug)]
+pub struct Send {
+    /// Names the operation in the report.
+    pub op: OpId,
+    /// Whose token it is for.
+    pub key: KeyId,
+    /// The request. Its body holds the client secret.
+    pub request: Request<FormBody>,
+    /// How long the whole exchange may take. The machine gives up on it by itself then; the driver frees its socket.
+    pub patience: Duration,
+}
+
+impl Send {
+    /// How long a connection, its TLS handshake included, may take (R47).
+    pub const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+}
+
+/// Names one operation that a driver performs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct OpId(pub(super) u64);
+
+/// When to call `handle_timeout` next, and what for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeout {
+    /// The point on the monotonic clock; it may lie in the past.
+    pub at: Mono,
+    /// What is due then.
+    pub reason: TimeoutReason,
+}
+
+/// What a timeout is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum TimeoutReason {
+    /// Outputs are queued: call `poll_output` first.
+    Output,
+    /// A request's patience ends.
+    Patience,
+    /// A caller's deadline passes.
+    Deadline,
+    /// The gate or the budget lets the next request go.
+    NextSlot,
+    /// A key that is kept warm needs its refresh.
+    KeepWarm,
+}
+
+/// Why a request goes out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The key never had a token.
+    First,
+    /// The token's refresh time has come; it is still served.
+    Refresh,
+    /// The token has expired.
+    Expired,
+    /// The API rejected the token.
+    Rejected,
+}
+
+/// What happened and why, for people and meters. No event holds a secret.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A token request goes out.
+    Requested {
+        /// The key it is for.
+        key: KeyId,
+        /// The operation.
+        op: OpId,
+        /// Why.
+        reason: Reason,
+    },
+    /// A request has to wait for the gate or the budget.
+    Deferred {
+        /// The key it is for.
+        key: KeyId,
+        /// Why it is wanted.
+        reason: Reason,
+        /// When it may go, as far as is known.
+        until: Unix,
+    },
+    /// A token came.
+    Granted {
+        /// The key it is for.
+        key: KeyId,
+        /// The token.
+        token: TokenId,
+        /// When it is no longer handed out.
+        expires_at: Unix,
+        /// When the first call starts its refresh.
+        refresh_at: Unix,
+        /// The scope that the server granted, where it named one that differs from the one asked for (R19).
+        other_scope: Option<String>,
+    },
+    /// The answer had something odd in it that did not matter.
+    Noticed {
+        /// The key whose answer it was.
+        key: KeyId,
+        /// What was odd.
+        diagnostic: Diagnostic,
+    },
+    /// The endpoint refused the configuration; callers without a token fail until `retry_at`.
+    Refused {
+        /// The key it refused.
+        key: KeyId,
+        /// What it said.
+        refusal: Refusal,
+        /// When it may be asked again.
+        retry_at: Unix,
+    },
+    /// A request brought no token; a held one stays.
+    Failed {
+        /// The key it was for.
+        key: KeyId,
+        /// Why.
+        cause: Cause,
+        /// When the endpoint may be asked again.
+        retry_at: Unix,
+    },
+    /// The gate of the limiter group closed, or stays closed longer.
+    GateClosed {
+        /// Until then nothing is sent, for any key.
+        until: Unix,
+        /// Whether the endpoint itself said for how long.
+        retry_after: Option<Duration>,
+    },
+    /// The API rejected the current token; it is never served again.
+    TokenRejected {
+        /// The token.
+        token: TokenId,
+        /// Whether no new one is asked for, because two fresh ones were rejected in a row, and until when.
+        held_off_until: Option<Unix>,
+    },
+    /// A token was rejected that is not the current one: nothing changed.
+    RejectionIgnored {
+        /// The token.
+        token: TokenId,
+    },
+    /// A rejected API call was not sent again, and its caller got the 401.
+    ReplayAbandoned {
+        /// The token that was rejected.
+        token: TokenId,
+        /// Why no other could be had; `None` when the call's body cannot be sent twice.
+        error: Option<AcquireError>,
+    },
+    /// The credentials of a key were replaced.
+    CredentialsReplaced {
+        /// The key.
+        key: KeyId,
+    },
+    /// An answer or failure came for an operation that is over, or an error for credentials that were replaced.
+    LateReport {
+        /// The operation.
+        op: OpId,
+    },
+    /// Events were dropped because nobody took them.
+    Dropped {
+        /// How many.
+        count: u64,
+    },
+}
+
+/// How much an event matters to whoever operates the process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Severity {
+    /// Ordinary work.
+    Debug,
+    /// Worth a line: it tells what the library did about something from outside.
+    Info,
+    /// Tokens are late, or will run out unless something changes.
+    Warn,
+    /// A person has to change the configuration.
+    Error,
+}
+
+impl Event {
+    /// How much it matters.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::Requested { .. } | Self::Granted { .. } | Self::RejectionIgnored { .. } | Self::LateReport { .. } => {
+                Severity::Debug
+            }
+            Self::Deferred { .. } | Self::Noticed { .. } | Self::CredentialsReplaced { .. } | Self::Dropped { .. } => {
+                Severity::Info
+            }
+            Self::Failed { .. }
+            | Self::GateClosed { .. }
+            | Self::TokenRejected { .. }
+            | Self::ReplayAbandoned { .. } => Severity::Warn,
+            Self::Refused { .. } => Severity::Error,
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requested { key, reason, .. } => write!(f, "key {}: token requested, {reason}", key.index()),
+            Self::Deferred { key, reason, until } => {
+                write!(f, "key {}: token request, {reason}, has to wait until {until}", key.index())
+            }
+            Self::Granted { key, expires_at, refresh_at, other_scope, .. } => {
+                write!(f, "key {}: token granted until {expires_at}, refreshed from {refresh_at}", key.index())?;
+                match other_scope {
+                    Some(scope) => write!(f, "; the granted scope differs from the one asked for: {scope}"),
+                    None => Ok(()),
+                }
+            }
+            Self::Noticed { key, diagnostic } => write!(f, "key {}: {diagnostic}", key.index()),
+            Self::Refused { key, refusal, retry_at } => {
+                write!(f, "key {}: {refusal}; asked again from {retry_at}", key.index())
+            }
+            Self::Failed { key, cause, retry_at } => {
+                write!(f, "key {}: {cause}; tried again from {retry_at}", key.index())
+            }
+            Self::GateClosed { until, retry_after: Some(_) } => {
+                write!(f, "the token endpoint wants no request before {until}")
+            }
+            Self::GateClosed { until, retry_after: None } => {
+                write!(f, "the token endpoint throttles; nothing is sent before {until}")
+            }
+            Self::TokenRejected { token, held_off_until: None } => write!(f, "the API rejected {token:?}"),
+            Self::TokenRejected { token, held_off_until: Some(until) } => {
+                write!(
+                    f,
+                    "the API rejected {token:?}, the second fresh token in a row; none is asked for before {until}"
+                )
+            }
+            Self::RejectionIgnored { token } => {
+                write!(f, "the API rejected {token:?}, which had been replaced already")
+            }
+            Self::ReplayAbandoned { token, error: Some(error) } => {
+                write!(f, "the API rejected {token:?} and its call was not sent again: {error}")
+            }
+            Self::ReplayAbandoned { token, error: None } => {
+                write!(f, "the API rejected {token:?} and its call was not sent again: its body cannot be sent twice")
+            }
+            Self::CredentialsReplaced { key } => write!(f, "key {}: credentials replaced", key.index()),
+            Self::LateReport { op } => write!(f, "a report for request {} came late and was ignored", op.0),
+            Self::Dropped { count } => write!(f, "{count} events were dropped because nobody took them"),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::First => "the first one",
+            Self::Refresh => "to refresh it in time",
+            Self::Expired => "since it has expired",
+            Self::Rejected => "since the API rejected it",
+        })
+    }
+}
+
+/// Outputs in their order. Events are the only kind whose number no caller bounds, so they have a cap.
+#[derive(Default, Debug)]
+pub(super) struct Outputs {
+    queue: VecDeque<Output>,
+    events: usize,
+    dropped: u64,
+}
+
+impl Outputs {
+    /// Events that may wait to be taken.
+    const MOST_EVENTS: usize = 256;
+
+    pub(super) fn push(&mut self, output: Output) {
+        self.queue.push_back(output);
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        if self.events >= Self::MOST_EVENTS {
+            self.dropped += 1;
+            return;
+        }
+        self.events += 1;
+        self.queue.push_back(Output::Event(event));
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Output> {
+        let output = self.queue.pop_front();
+        match &output {
+            Some(Output::Event(_)) => self.events -= 1,
+            None if self.dropped > 0 => {
+                let count = core::mem::take(&mut self.dropped);
+                return Some(Output::Event(Event::Dropped { count }));
+            }
+            _ => {}
+        }
+        output
+    }
+
+    /// Takes a request back that no driver has taken.
+    pub(super) fn withdraw(&mut self, op: OpId) {
+        self.queue.retain(|output| !matches!(output, Output::Perform(Action::Send(send)) if send.op == op));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.dropped == 0
+    }
+}
+
+/// What a machine has counted since it was made (R79).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Token requests that went out.
+    pub requests: u64,
+    /// Answers with a usable token.
+    pub granted: u64,
+    /// 429 and 503 answers.
+    pub throttled: u64,
+    /// Refused configurations.
+    pub refused: u64,
+    /// Answers without a usable token that were none of these.
+    pub unusable: u64,
+    /// Requests that got no connection.
+    pub unconnected: u64,
+    /// Requests whose patience ran out.
+    pub timed_out: u64,
+    /// Requests whose connection broke.
+    pub broken: u64,
+    /// Requests that this side aborted.
+    pub aborted: u64,
+    /// Current tokens that the API rejected.
+    pub rejected: u64,
+    /// How long the gate was closed, the rest of the current closure included.
+    pub gated: Duration,
+}
+
+/// The state of a limiter group, for a health endpoint.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Status {
+    /// Until when the gate is closed; `None` when it is open.
+    pub gate_closed_until: Option<Unix>,
+    /// How many requests the budget would let go at once; `u32::MAX` without a budget.
+    pub budget_left: u32,
+    /// How many callers wait.
+    pub waiters: usize,
+    /// The keys, in the order they were added.
+    pub keys: Vec<KeyStatus>,
+}
+
+/// The state of one key, for a health endpoint.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct KeyStatus {
+    /// The key.
+    pub key: KeyId,
+    /// Its client id.
+    pub client_id: String,
+    /// The scope that is asked for; `None` for the server's default.
+    pub scope: Option<String>,
+    /// Whether a token is held, and until when it is served.
+    pub token_until: Option<Unix>,
+    /// When the next call starts a refresh; `None` without a token.
+    pub refresh_at: Option<Unix>,
+    /// What the key is doing.
+    pub activity: Activity,
+    /// What stands in the way, while it does: a caller without a token would get this.
+    pub error: Option<AcquireError>,
+}
+
+/// What a key is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Activity {
+    /// Nothing.
+    Idle,
+    /// It waits for the gate or the budget.
+    Queued,
+    /// Its request is under way.
+    Requesting,
+    /// It waits after a failure.
+    BackingOff,
+}

@@ -1,0 +1,53 @@
+//! One table of all deadlines: the machine has one next deadline, whatever it is for.
+
+use std::collections::BTreeSet;
+
+use crate::machine::{KeyId, WaiterId};
+use crate::time::Mono;
+
+/// What a deadline is for. The order breaks ties: a flight that ran out is over before its waiters are asked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Timer {
+    /// A flight's patience ends.
+    Flight(KeyId),
+    /// A key's own spacing is over: it joins the queue.
+    Spaced(KeyId),
+    /// A key that is kept warm needs its refresh.
+    Warm(KeyId),
+    /// A waiter's deadline.
+    Waiter(WaiterId),
+}
+
+#[derive(Default, Debug)]
+pub(super) struct Timers(BTreeSet<(Mono, Timer)>);
+
+impl Timers {
+    pub(super) fn set(&mut self, at: Mono, timer: Timer) {
+        self.0.insert((at, timer));
+    }
+
+    pub(super) fn clear(&mut self, at: Mono, timer: Timer) {
+        self.0.remove(&(at, timer));
+    }
+
+    pub(super) fn next(&self) -> Option<(Mono, Timer)> {
+        self.0.first().copied()
+    }
+
+    /// Takes out the first deadline that `now` has come to.
+    pub(super) fn pop(&mut self, now: Mono) -> Option<Timer> {
+        let (at, timer) = self.next()?;
+        (at <= now).then(|| {
+            self.0.pop_first();
+            timer
+        })
+    }
+
+    /// The waiters whose deadlines come before or at `at`, soonest first.
+    pub(super) fn waiters_until(&self, at: Mono) -> impl Iterator<Item = WaiterId> + '_ {
+        self.0.iter().take_while(move |(deadline, _)| *deadline <= at).filter_map(|(_, timer)| match timer {
+            Timer::Waiter(waiter) => Some(*waiter),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! The builder: settings that the core checks, and the few that are reqwest's.
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use storm_auth_core::{Api, Config, ConfigError, Event, Field, Machine, Settings};
+
+use crate::client::{StormClient, api_client};
+use crate::clock::Clock;
+use crate::driver::{Driver, OnEvent, Runway};
+use crate::error::Error;
+use crate::provider::TokenProvider;
+use crate::transport::{MakeBuilder, Transport};
+
+/// Builds a [`StormClient`] or a [`TokenProvider`]. Everything is checked by `build`, before any request.
+#[derive(Clone, Default)]
+pub struct Builder {
+    settings: Settings,
+    token_client: Option<Arc<MakeBuilder>>,
+    api_client: Option<reqwest::Client>,
+    runtime: Option<tokio::runtime::Handle>,
+    limiter: Option<TokenProvider>,
+    on_event: Option<Arc<OnEvent>>,
+    clock: Clock,
+    seed: Option<u64>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl From<Settings> for Builder {
+    fn from(settings: Settings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+}
+
+/// Settings that both adapters have; the core documents and checks them.
+impl Builder {
+    storm_auth_core::forward_settings!();
+
+    /// Shares the limiter group of another provider, its budget and its gate: for a second tenant behind the same address,
+    /// even on another host. Policy, budget, token client, clock, seed and events are then that provider's.
+    pub fn share_limiter(mut self, provider: &TokenProvider) -> Self {
+        self.limiter = Some(provider.clone());
+        self
+    }
+
+    /// Is told each event of the machine, on whatever thread it happened; it should be quick.
+    pub fn on_event(mut self, on_event: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Arc::new(on_event));
+        self
+    }
+
+    /// Where the time is read: for tests that move it.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The seed of what is random in the machine. Default: drawn from the process's own randomness.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+}
+
+/// Settings of this adapter.
+impl Builder {
+    /// Makes the client of the token requests from settings of yours: TLS roots, a proxy, a resolver, a user agent. What a token
+    /// request needs to be safe is set after it: no redirect, no retry, no decompression, no idle connection, and its timeouts.
+    ///
+    /// ```
+    /// # use storm_auth_reqwest::{Credentials, Environment, StormClient};
+    /// let storm = StormClient::builder()
+    ///     .environment(Environment::storm_lab())
+    ///     .credentials(Credentials::new("shop", "S3cret")?)
+    ///     .token_client(|| reqwest::Client::builder().user_agent("acme-shop/1.0"))
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn token_client(mut self, builder: impl Fn() -> reqwest::ClientBuilder + Send + Sync + 'static) -> Self {
+        self.token_client = Some(Arc::new(builder));
+        self
+    }
+
+    /// The client of the API calls. Where a redirect takes the bearer is then up to that client's policy; the default client
+    /// follows none, and hands out a 3xx as the answer it is.
+    pub fn api_client(mut self, client: reqwest::Client) -> Self {
+        self.api_client = Some(client);
+        self
+    }
+
+    /// Runs token requests as tasks of this runtime instead of on short-lived threads of their own. It saves a thread per
+    /// request, and makes every caller depend on that runtime being driven.
+    pub fn flights_on(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Checks the settings and builds a client for authorised API calls. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::is_configuration`]: a setting that is missing or malformed, by name, with the fix.
+    pub fn build(self) -> Result<StormClient, Error> {
+        let api_http = self.api_client.clone();
+        let (tokens, api) = self.finish()?;
+        let api = api.ok_or_else(|| ConfigError::missing(Field::ApiUrl))?;
+        let http = api_http.map_or_else(api_client, Ok)?;
+        Ok(StormClient::new(http, api, tokens))
+    }
+
+    /// Checks the settings and builds a provider of tokens alone; no API base is needed. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_tokens(self) -> Result<TokenProvider, Error> {
+        self.finish().map(|(tokens, _)| tokens)
+    }
+
+    fn finish(self) -> Result<(TokenProvider, Option<Api>), Error> {
+        let Config { key, api, policy } = self.settings.check()?;
+        if let Some(provider) = self.limiter {
+            return Ok((provider.for_key(key), api));
+        }
+        let transport = Transport::new(self.token_client.unwrap_or_else(|| Arc::new(reqwest::Client::builder)))?;
+        let machine = Machine::new(policy, self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()));
+        let runway = self.runtime.map_or(Runway::OwnThreads, Runway::Runtime);
+        let driver = Driver::new(machine, self.clock, transport, runway, self.on_event);
+        Ok((TokenProvider::new(driver, key), api))
+    }
+}

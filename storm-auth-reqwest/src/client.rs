@@ -1,0 +1,194 @@
+//! The API client: a cached token, the application id, and one replay after a 401.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method};
+use reqwest::{RequestBuilder, Response, redirect};
+use storm_auth_core::wire::challenge::rejects_token;
+use storm_auth_core::{Api, TokenId};
+
+use crate::builder::Builder;
+use crate::error::Error;
+use crate::provider::TokenProvider;
+
+/// Makes authorised API calls. Cheap to clone.
+///
+/// ```no_run
+/// use storm_auth_reqwest::{Environment, Stage, StormClient, env};
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let storm = StormClient::builder()
+///     .environment(Environment::norce("acme", "se", Stage::Playground))
+///     .credentials(env::credentials()?)
+///     .application_id(1042)
+///     .build()?;
+/// let response = storm.get("/commerce/product/1.1/Products").send().await?;
+/// println!("{}", response.status());        // an answer of any status is Ok
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct StormClient {
+    http: reqwest::Client,
+    api: Arc<Api>,
+    tokens: TokenProvider,
+}
+
+impl StormClient {
+    /// A builder; finish it with [`Builder::build`].
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn new(http: reqwest::Client, api: Api, tokens: TokenProvider) -> Self {
+        Self { http, api: Arc::new(api), tokens }
+    }
+
+    /// The tokens behind the calls.
+    pub fn tokens(&self) -> &TokenProvider {
+        &self.tokens
+    }
+
+    /// A GET. `path` is appended to the API base; a whole URL is taken when its origin is a configured one.
+    pub fn get(&self, path: impl AsRef<str>) -> StormRequest {
+        self.request(Method::GET, path)
+    }
+
+    /// A POST; see [`get`](Self::get).
+    pub fn post(&self, path: impl AsRef<str>) -> StormRequest {
+        self.request(Method::POST, path)
+    }
+
+    /// A PUT; see [`get`](Self::get).
+    pub fn put(&self, path: impl AsRef<str>) -> StormRequest {
+        self.request(Method::PUT, path)
+    }
+
+    /// A PATCH; see [`get`](Self::get).
+    pub fn patch(&self, path: impl AsRef<str>) -> StormRequest {
+        self.request(Method::PATCH, path)
+    }
+
+    /// A DELETE; see [`get`](Self::get).
+    pub fn delete(&self, path: impl AsRef<str>) -> StormRequest {
+        self.request(Method::DELETE, path)
+    }
+
+    /// Any other method; see [`get`](Self::get).
+    pub fn request(&self, method: Method, path: impl AsRef<str>) -> StormRequest {
+        let inner = match self.api.target(path.as_ref()) {
+            Ok(url) => Ok(self.http.request(method, url)),
+            Err(error) => Err(error.into()),
+        };
+        StormRequest { storm: self.clone(), inner, application_id: None }
+    }
+
+    /// Sets `Authorization` and the application id for a client of your own, which then has to mind where it sends them.
+    ///
+    /// # Errors
+    /// As [`TokenProvider::token`].
+    pub async fn authorize(&self, headers: &mut HeaderMap) -> Result<TokenId, Error> {
+        let token = self.tokens.token().await?;
+        self.api.authorize(headers, token.header(), None);
+        Ok(token.id())
+    }
+}
+
+/// The default client of the API calls. It follows no redirect, since the bearer goes only where it was sent (R45).
+pub(crate) fn api_client() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder().redirect(redirect::Policy::none()).connect_timeout(Duration::from_secs(10)).build()
+}
+
+/// One API request, to be sent with [`send`](Self::send).
+#[derive(Debug)]
+#[must_use = "a request does nothing until it is sent"]
+pub struct StormRequest {
+    storm: StormClient,
+    inner: Result<RequestBuilder, Error>,
+    application_id: Option<u64>,
+}
+
+impl StormRequest {
+    /// Everything that reqwest's builder can set: headers, bodies, queries, multipart, a timeout.
+    ///
+    /// ```no_run
+    /// # fn run(storm: &storm_auth_reqwest::StormClient) {
+    /// storm.get("/commerce/product/1.1/Products").with(|request| request.query(&[("top", "3")]));
+    /// # }
+    /// ```
+    pub fn with(mut self, set: impl FnOnce(RequestBuilder) -> RequestBuilder) -> Self {
+        self.inner = self.inner.map(set);
+        self
+    }
+
+    /// A header.
+    pub fn header(self, name: &str, value: &str) -> Self {
+        self.with(|request| request.header(name, value))
+    }
+
+    /// A JSON body.
+    #[cfg(feature = "json")]
+    pub fn json<T: serde::Serialize + ?Sized>(self, body: &T) -> Self {
+        self.with(|request| request.json(body))
+    }
+
+    /// A body of bytes or text.
+    pub fn body(self, body: impl Into<reqwest::Body>) -> Self {
+        self.with(|request| request.body(body))
+    }
+
+    /// Query parameters, form-encoded.
+    #[cfg(feature = "query")]
+    pub fn query<T: serde::Serialize + ?Sized>(self, query: &T) -> Self {
+        self.with(|request| request.query(query))
+    }
+
+    /// How long the API call may take. A token that has to be waited for has a deadline of its own.
+    pub fn timeout(self, span: Duration) -> Self {
+        self.with(|request| request.timeout(span))
+    }
+
+    /// The application id of this request alone.
+    pub fn application_id(mut self, id: u64) -> Self {
+        self.application_id = Some(id);
+        self
+    }
+
+    /// Sends it with a valid token. When the API rejects the token, the request is sent once more with another one, if its
+    /// body can be repeated and another token can be had; the answer is the 401 otherwise. An answer of any status is `Ok`.
+    ///
+    /// # Errors
+    /// A malformed request or target, no token, or an API call that brought no answer.
+    pub async fn send(self) -> Result<Response, Error> {
+        let Self { storm, inner, application_id } = self;
+        let StormClient { http, api, tokens } = &storm;
+        let mut request = inner?.build()?;
+        // `with` may have moved it.
+        api.target(request.url().as_str())?;
+        let token = tokens.token().await?;
+        let spare = request.try_clone();
+        api.authorize(request.headers_mut(), token.header(), application_id);
+        let response = http.execute(request).await?;
+        if !rejects_token(response.status(), response.headers()) {
+            return Ok(response);
+        }
+        tokens.invalidate(token.id());
+        let Some(mut again) = spare else {
+            tokens.abandon_replay(token.id(), None);
+            return Ok(response);
+        };
+        let other = match tokens.token().await {
+            Ok(other) => other,
+            Err(error) => {
+                tokens.abandon_replay(token.id(), error.acquire_error().cloned());
+                return Ok(response);
+            }
+        };
+        api.authorize(again.headers_mut(), other.header(), application_id);
+        let response = http.execute(again).await?;
+        if rejects_token(response.status(), response.headers()) {
+            tokens.invalidate(other.id());
+        }
+        Ok(response)
+    }
+}

@@ -1,0 +1,221 @@
+//! The clocks that a provider reads, and those that a test moves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use storm_auth_core::Now;
+
+/// Where a provider reads the time: the system's clocks, or for tests [movable](Clock::movable) ones.
+///
+/// It is two clocks, a monotonic one and the wall clock, because a token expires when *either* says so. Clones of a movable
+/// clock move together: keep one, and give one away.
+///
+/// ```
+/// use std::time::Duration;
+/// use storm_auth_reqwest::Clock;
+///
+/// let clock = Clock::movable();
+/// let given_to_the_provider = clock.clone();
+/// clock.advance(Duration::from_secs(3_600)); // an hour passes
+/// clock.step_wall_back(Duration::from_secs(120)); // somebody corrects the wall clock
+/// # drop(given_to_the_provider);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Clock {
+    /// How far the clocks were moved; `None` for the system's own, which stay where they are.
+    moved: Option<Arc<Moved>>,
+}
+
+/// Milliseconds that are added to what the system's clocks say.
+#[derive(Debug, Default)]
+struct Moved {
+    mono: AtomicU64,
+    unix: AtomicI64,
+}
+
+impl Clock {
+    /// The system's clocks. The default.
+    pub fn system() -> Self {
+        Self { moved: None }
+    }
+
+    /// Clocks for tests: they run with the system's, and can be moved besides.
+    pub fn movable() -> Self {
+        Self { moved: Some(Arc::default()) }
+    }
+
+    /// Lets `span` pass at once, on both clocks. Does nothing to the system's clocks.
+    pub fn advance(&self, span: Duration) {
+        if let Some(moved) = &self.moved {
+            let further = |at: u64| Some(at.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)));
+            // `Ok` either way: the closure never answers `None`.
+            let _ = moved.mono.fetch_update(Ordering::Relaxed, Ordering::Relaxed, further);
+            moved.step_wall(signed_millis(span));
+        }
+    }
+
+    /// Sets the wall clock forward by `span`, and the monotonic clock not at all: a correction, or a suspend that the
+    /// monotonic clock does not count. Does nothing to the system's clocks.
+    pub fn step_wall_forward(&self, span: Duration) {
+        if let Some(moved) = &self.moved {
+            moved.step_wall(signed_millis(span));
+        }
+    }
+
+    /// Sets the wall clock back by `span`, and the monotonic clock not at all. Does nothing to the system's clocks.
+    pub fn step_wall_back(&self, span: Duration) {
+        if let Some(moved) = &self.moved {
+            moved.step_wall(-signed_millis(span));
+        }
+    }
+
+    /// What both clocks say, to the millisecond.
+    pub(crate) fn now(&self) -> Now {
+        self.moved(system::fine())
+    }
+
+    /// What both clocks said at the last tick, where the system keeps that: cheaper to read, from the same origins, and never
+    /// ahead of [`now`](Self::now).
+    pub(crate) fn coarse(&self) -> Now {
+        self.moved(system::coarse())
+    }
+
+    #[inline]
+    fn moved(&self, now: Now) -> Now {
+        match &self.moved {
+            None => now,
+            Some(moved) => Now::from_millis(
+                now.mono.as_millis().saturating_add(moved.mono.load(Ordering::Relaxed)),
+                now.unix.as_millis().saturating_add_signed(moved.unix.load(Ordering::Relaxed)),
+            ),
+        }
+    }
+}
+
+impl Moved {
+    fn step_wall(&self, millis: i64) {
+        let further = |at: i64| Some(at.saturating_add(millis));
+        let _ = self.unix.fetch_update(Ordering::Relaxed, Ordering::Relaxed, further);
+    }
+}
+
+fn signed_millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Systems with coarse clocks. The fine ones are read in the same way, since `Instant` does not tell its origin.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+mod system {
+    use rustix::time::{ClockId, Timespec, clock_gettime};
+    use storm_auth_core::Now;
+
+    pub(super) fn fine() -> Now {
+        read(ClockId::Monotonic, ClockId::Realtime)
+    }
+
+    pub(super) fn coarse() -> Now {
+        read(ClockId::MonotonicCoarse, ClockId::RealtimeCoarse)
+    }
+
+    fn read(mono: ClockId, unix: ClockId) -> Now {
+        Now::from_millis(millis(clock_gettime(mono)), millis(clock_gettime(unix)))
+    }
+
+    /// A time before the origin counts as the origin: a machine without a clock battery may wake up in 1969.
+    fn millis(at: Timespec) -> u64 {
+        let seconds = u64::try_from(at.tv_sec).unwrap_or(0);
+        let nanos = u64::try_from(at.tv_nsec).unwrap_or(0);
+        seconds.saturating_mul(1_000).saturating_add(nanos / 1_000_000)
+    }
+}
+
+/// Systems without coarse clocks.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+mod system {
+    use std::sync::LazyLock;
+    use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+    use storm_auth_core::Now;
+
+    /// One for the process, so that what two providers read can be compared.
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    pub(super) fn fine() -> Now {
+        // A time before 1970 counts as 1970.
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now::from_millis(millis(ORIGIN.elapsed()), millis(unix))
+    }
+
+    pub(super) fn coarse() -> Now {
+        fine()
+    }
+
+    fn millis(span: Duration) -> u64 {
+        u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn r22_the_coarse_clock_shares_its_origin_and_is_never_ahead() {
+        let clock = Clock::system();
+        for _ in 0..10_000 {
+            let (coarse, fine) = (clock.coarse(), clock.now());
+            assert!(coarse.mono <= fine.mono, "{coarse:?} {fine:?}");
+            assert!(fine.mono.since(coarse.mono) < HOUR, "{coarse:?} {fine:?}");
+            assert!(fine.unix.since(coarse.unix) < HOUR && coarse.unix.since(fine.unix) < HOUR, "{coarse:?} {fine:?}");
+        }
+    }
+
+    #[test]
+    fn a_movable_clock_moves_with_its_clones() {
+        let clock = Clock::movable();
+        let (clone, start) = (clock.clone(), clock.now());
+        clock.advance(HOUR);
+        for now in [clone.now(), clone.coarse()] {
+            assert!(now.mono.since(start.mono) > HOUR / 2, "{start:?} {now:?}");
+            assert!(now.unix.since(start.unix) > HOUR / 2, "{start:?} {now:?}");
+        }
+        assert!(Clock::movable().now().mono.since(start.mono) < HOUR);
+    }
+
+    #[test]
+    fn r22_the_wall_clock_steps_alone() {
+        let clock = Clock::movable();
+        let start = clock.now();
+        clock.step_wall_back(HOUR);
+        assert!(start.unix.since(clock.now().unix) > HOUR / 2);
+        assert!(clock.now().mono.since(start.mono) < HOUR);
+        clock.step_wall_forward(3 * HOUR);
+        assert!(clock.now().unix.since(start.unix) >= HOUR);
+        assert!(clock.now().mono.since(start.mono) < HOUR);
+    }
+
+    #[test]
+    fn r23_the_ends_of_both_clocks_saturate() {
+        let clock = Clock::movable();
+        clock.step_wall_back(Duration::MAX);
+        assert_eq!(clock.now().unix.as_millis(), 0);
+        clock.step_wall_back(Duration::MAX);
+        for _ in 0..3 {
+            clock.advance(Duration::MAX);
+        }
+        assert_eq!(clock.now().mono.as_millis(), u64::MAX);
+        assert!(clock.now().unix.as_millis() > u64::MAX / 2 - 1);
+    }
+
+    #[test]
+    fn the_system_clock_does_not_move() {
+        let clock = Clock::default();
+        let start = clock.now();
+        clock.advance(HOUR);
+        clock.step_wall_forward(HOUR);
+        assert!(clock.now().mono.since(start.mono) < HOUR);
+    }
+}

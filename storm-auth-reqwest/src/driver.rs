@@ -1,0 +1,304 @@
+//! Drives the machine: its lock, its waiting callers, and its flights.
+//!
+//! A flight runs on a short-lived thread with a runtime of its own. A caller's runtime would not do: one that is dropped takes
+//! the request with it, and one that is kept but not driven holds it, while callers on other runtimes wait. A dropped caller
+//! cannot cancel a flight, and a caller's deadline is never the request's.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::panic::{self, AssertUnwindSafe};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use storm_auth_core::driver::{Board, Cell, Work};
+use storm_auth_core::machine::{Acquire, OpId, Send, Timeout, WaiterId};
+use storm_auth_core::wire::response::ResponseBody;
+use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::transport::Transport;
+
+/// Told each event, after the lock was given back.
+pub(crate) type OnEvent = dyn Fn(&Event) + std::marker::Send + Sync;
+
+/// Where flights run.
+#[derive(Debug)]
+pub(crate) enum Runway {
+    OwnThreads,
+    Runtime(tokio::runtime::Handle),
+}
+
+pub(crate) struct Driver {
+    board: Mutex<Board<Waker>>,
+    clock: Clock,
+    transport: Transport,
+    runway: Runway,
+    on_event: Option<Arc<OnEvent>>,
+    /// Closed when the driver goes: flights end then, with their sockets.
+    hang_up: watch::Sender<()>,
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("clock", &self.clock).field("runway", &self.runway).finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(
+        machine: Machine,
+        clock: Clock,
+        transport: Transport,
+        runway: Runway,
+        on_event: Option<Arc<OnEvent>>,
+    ) -> Arc<Self> {
+        let lanes = thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
+        let board = Mutex::new(Board::new(machine, lanes));
+        Arc::new(Self { board, clock, transport, runway, on_event, hang_up: watch::Sender::new(()) })
+    }
+
+    pub(crate) fn add_key(self: &Arc<Self>, key: Key) -> (KeyId, Arc<Cell>) {
+        self.with_board(|board, now| board.add_key(key, now))
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// A command of the machine, and what follows from it.
+    pub(crate) fn command<T>(self: &Arc<Self>, command: impl FnOnce(&mut Machine, Now) -> T) -> T {
+        self.with_board(|board, now| board.command(now, |machine| command(machine, now)))
+    }
+
+    /// Asks the machine for a token and waits for it; the deadline is the machine's to keep.
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        key: KeyId,
+        patience: Option<Duration>,
+    ) -> Result<Token, AcquireError> {
+        match self.with_board(|board, now| board.acquire(key, patience, now)) {
+            Acquire::Ready(token) => Ok(token),
+            Acquire::Failed(error) => Err(error),
+            Acquire::Wait(waiter) => {
+                let waiting = Waiting { driver: self, waiter };
+                self.watch(|board, waker| board.poll_wait(waiting.waiter, waker)).await
+            }
+        }
+    }
+
+    /// Starts nothing more, and waits until nothing is under way.
+    pub(crate) async fn shut_down(self: &Arc<Self>, patience: Duration) -> Result<(), AcquireError> {
+        self.command(|machine, now| machine.shut_down(now));
+        let idle = self.watch(|board, waker| {
+            let idle = board.machine().is_idle();
+            if !idle {
+                board.look_on(waker);
+            }
+            idle.then_some(())
+        });
+        tokio::time::timeout(patience, idle).await.map_err(|_| AcquireError::DeadlineExceeded)
+    }
+
+    /// Looks at the board until `look` finds something there; sleeps until it is woken or the machine's next deadline, which
+    /// it then reports. So every waiting caller is a timer, and none other is needed.
+    async fn watch<T>(self: &Arc<Self>, mut look: impl FnMut(&mut Board<Waker>, Waker) -> Option<T>) -> T {
+        let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
+        poll_fn(|context| {
+            loop {
+                let (found, timeout, now) = self.with_board(|board, now| {
+                    board.elapse(now);
+                    (look(board, context.waker().clone()), board.poll_timeout(), now)
+                });
+                match (found, timeout) {
+                    (Some(found), _) => return Poll::Ready(found),
+                    (None, None) => return Poll::Pending,
+                    (None, Some(Timeout { at, .. })) => sleep.as_mut().reset(Instant::now() + until(at, now)),
+                }
+                if sleep.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Keeps a key warm from a thread of its own, until the guard goes.
+    pub(crate) fn keep_warm(self: &Arc<Self>, key: KeyId) -> KeepWarm {
+        self.command(|machine, now| machine.keep_warm(key, now));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (driver, stopped) = (Arc::downgrade(self), stop.clone());
+        let warm = move || {
+            let waker = Waker::from(Arc::new(Unpark(thread::current())));
+            while let (false, Some(driver)) = (stopped.load(Ordering::Acquire), driver.upgrade()) {
+                let (timeout, now) = driver.with_board(|board, now| {
+                    board.elapse(now);
+                    board.look_on(waker.clone());
+                    (board.poll_timeout(), now)
+                });
+                drop(driver);
+                match timeout {
+                    Some(Timeout { at, .. }) => thread::park_timeout(until(at, now)),
+                    None => thread::park(),
+                }
+            }
+        };
+        // Without a thread nothing keeps it warm, but the first call in its refresh time still refreshes it.
+        let thread = thread::Builder::new().name("storm-auth-warm".into()).spawn(warm).ok();
+        KeepWarm { driver: Arc::downgrade(self), key, stop, thread: thread.map(|thread| thread.thread().clone()) }
+    }
+
+    /// Everything that touches the board: the lock is given back before anything else is done.
+    fn with_board<T>(self: &Arc<Self>, act: impl FnOnce(&mut Board<Waker>, Now) -> T) -> T {
+        let now = self.clock.now();
+        let (result, work) = {
+            let mut board = self.lock();
+            let result = act(&mut board, now);
+            (result, board.take_work())
+        };
+        self.perform(work);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Board<Waker>> {
+        // The board is consistent between its methods, and a panic in one of them is a bug that poisoning would only spread.
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn perform(self: &Arc<Self>, work: Work<Waker>) {
+        work.wakes.into_iter().for_each(Waker::wake);
+        for send in work.sends {
+            self.launch(send);
+        }
+        for event in &work.events {
+            crate::observe::observe(event);
+            if let Some(on_event) = &self.on_event {
+                // A panic in it is its own: the panic hook has told it, and nothing here depends on it.
+                let _ = panic::catch_unwind(AssertUnwindSafe(|| on_event(event)));
+            }
+        }
+    }
+
+    fn launch(self: &Arc<Self>, send: Send) {
+        let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op) };
+        let (transport, mut hang_up) = (self.transport.clone(), self.hang_up.subscribe());
+        let request = async move {
+            let mut answer = pin!(transport.send(send));
+            let mut hung_up = pin!(hang_up.changed());
+            poll_fn(|context| match hung_up.as_mut().poll(context) {
+                Poll::Ready(_) => Poll::Ready(Err(Failure::new(FailureKind::Aborted, "the provider is gone"))),
+                Poll::Pending => answer.as_mut().poll(context),
+            })
+            .await
+        };
+        match &self.runway {
+            Runway::Runtime(runtime) => {
+                runtime.spawn(async move { flight.land(request.await) });
+            }
+            Runway::OwnThreads => {
+                let observer = crate::observe::Observer::current();
+                let fly = move || {
+                    observer.carry(|| match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                        Ok(runtime) => {
+                            let outcome = runtime.block_on(request);
+                            // A name resolution that still runs is not waited for.
+                            runtime.shutdown_background();
+                            flight.land(outcome);
+                        }
+                        Err(error) => flight.land(Err(Failure::new(FailureKind::Aborted, error.to_string()))),
+                    });
+                };
+                // When no thread can be had, the closure is dropped, and the flight with it: it reports that it was aborted.
+                let _ = thread::Builder::new().name("storm-auth-flight".into()).spawn(fly);
+            }
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.lock().dismiss().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A request under way. However it ends, it is reported: by its outcome, or, when its thread panicked or its runtime went
+/// away, as aborted.
+struct Flight {
+    driver: Weak<Driver>,
+    op: Option<OpId>,
+}
+
+impl Flight {
+    fn land(mut self, outcome: Result<http::Response<ResponseBody>, Failure>) {
+        if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
+            driver.with_board(|board, now| board.report(op, outcome, now));
+        }
+    }
+}
+
+impl Drop for Flight {
+    /// Never starts a flight itself, since this may be the end of a runtime or of a thread: a caller that is woken does.
+    fn drop(&mut self) {
+        if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
+            let now = driver.clock.now();
+            let work = {
+                let mut board = driver.lock();
+                board.report(op, Err(Failure::new(FailureKind::Aborted, "")), now);
+                board.take_wakes()
+            };
+            driver.perform(work);
+        }
+    }
+}
+
+/// A caller that waits. When it goes away, others stay served.
+struct Waiting<'a> {
+    driver: &'a Arc<Driver>,
+    waiter: WaiterId,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.driver.with_board(|board, now| board.cancel(self.waiter, now));
+    }
+}
+
+/// Refreshes a token in time without being called, for as long as this guard lives. It costs one sleeping thread.
+#[derive(Debug)]
+#[must_use = "the token is kept warm only while this guard lives"]
+pub struct KeepWarm {
+    driver: Weak<Driver>,
+    key: KeyId,
+    stop: Arc<AtomicBool>,
+    thread: Option<Thread>,
+}
+
+impl Drop for KeepWarm {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(driver) = self.driver.upgrade() {
+            driver.command(|machine, now| machine.keep_cold(self.key, now));
+        }
+        if let Some(thread) = &self.thread {
+            thread.unpark();
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The span to sleep until `at`: a millisecond more than the clock's reading says, or a timer fires a tick early and spins.
+fn until(at: Mono, now: Now) -> Duration {
+    at.since(now.mono) + Duration::from_millis(1)
+}

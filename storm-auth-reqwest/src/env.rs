@@ -1,0 +1,22 @@
+//! Settings from the environment.
+
+use storm_auth_core::{ConfigError, Credentials, Settings};
+
+use crate::builder::Builder;
+
+/// Reads `STORM_CLIENT_ID`, and `STORM_CLIENT_SECRET` or the file that `STORM_CLIENT_SECRET_FILE` names.
+///
+/// # Errors
+/// The variable that is missing or malformed, with what to set.
+pub fn credentials() -> Result<Credentials, ConfigError> {
+    Credentials::from_variables(|name| std::env::var_os(name), std::fs::read)
+}
+
+/// Reads all settings: `STORM_TOKEN_URL`, `STORM_API_URL`, `STORM_SCOPE`, the [`credentials`], and, where it is set,
+/// `STORM_APPLICATION_ID`.
+///
+/// # Errors
+/// The variable that is missing or malformed, with what to set.
+pub fn builder() -> Result<Builder, ConfigError> {
+    Ok(Settings::from_variables(|name| std::env::var_os(name), std::fs::read)?.into())
+}

@@ -1,0 +1,100 @@
+//! The adapter's error: opaque, with predicates, so that a major version of the HTTP client is not a break of this crate.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use storm_auth_core::{AcquireError, ConfigError};
+
+/// Why there is no token, or no response.
+///
+/// Its text says what to do next and never holds a secret.
+#[derive(Debug)]
+pub struct Error(Box<Kind>);
+
+#[derive(Debug)]
+enum Kind {
+    Config(ConfigError),
+    Acquire(AcquireError),
+    Http(reqwest::Error),
+}
+
+impl Error {
+    /// A person has to change a setting: one that is missing or malformed, or one that the token endpoint refused.
+    pub fn is_configuration(&self) -> bool {
+        match &*self.0 {
+            Kind::Config(_) => true,
+            Kind::Acquire(error) => error.is_configuration(),
+            Kind::Http(error) => error.is_builder(),
+        }
+    }
+
+    /// The token endpoint throttles, or the request budget is empty; [`retry_at`](Self::retry_at) says when to come back.
+    pub fn is_rate_limited(&self) -> bool {
+        self.acquire_error().is_some_and(AcquireError::is_rate_limited)
+    }
+
+    /// No token could be had, for whatever reason; the API was not called.
+    pub fn is_token(&self) -> bool {
+        matches!(*self.0, Kind::Acquire(_))
+    }
+
+    /// The API call itself failed: no connection, a timeout, a broken body. An answer of any status is no error.
+    pub fn is_api(&self) -> bool {
+        matches!(&*self.0, Kind::Http(error) if !error.is_builder())
+    }
+
+    /// When a token can next be had, where that is known.
+    pub fn retry_at(&self) -> Option<SystemTime> {
+        let at = self.acquire_error()?.retry_at()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(at.as_millis()))
+    }
+
+    /// The machine's own error, where no token could be had.
+    pub fn acquire_error(&self) -> Option<&AcquireError> {
+        match &*self.0 {
+            Kind::Acquire(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Kind::Config(error) => error.fmt(f),
+            Kind::Acquire(error) => write!(f, "no token: {error}"),
+            Kind::Http(error) if error.is_builder() => {
+                write!(f, "the HTTP client or the request cannot be built: {error}")
+            }
+            Kind::Http(error) => write!(f, "the API call failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &*self.0 {
+            // Their text stands in ours already.
+            Kind::Config(_) | Kind::Acquire(_) => None,
+            Kind::Http(error) => error.source(),
+        }
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self(Box::new(Kind::Config(error)))
+    }
+}
+
+impl From<AcquireError> for Error {
+    fn from(error: AcquireError) -> Self {
+        Self(Box::new(Kind::Acquire(error)))
+    }
+}
+
+impl From<reqwest::Error> for Error {
+    fn from(error: reqwest::Error) -> Self {
+        Self(Box::new(Kind::Http(error)))
+    }
+}

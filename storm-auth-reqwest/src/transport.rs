@@ -1,0 +1,84 @@
+//! One token request over reqwest, on a client of its own: no redirect, no retry, no decompression, no idle connection, and
+//! its body read no further than the limit.
+
+use std::error::Error as _;
+use std::fmt;
+use std::sync::Arc;
+
+use http::Response;
+use reqwest::{ClientBuilder, redirect, retry};
+use storm_auth_core::machine::Send;
+use storm_auth_core::wire::response::ResponseBody;
+use storm_auth_core::{Failure, FailureKind};
+
+/// Makes the builder of a token client from the caller's settings.
+pub(crate) type MakeBuilder = dyn Fn() -> ClientBuilder + std::marker::Send + Sync;
+
+#[derive(Clone)]
+pub(crate) struct Transport(Arc<MakeBuilder>);
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Transport")
+    }
+}
+
+impl Transport {
+    /// Takes the caller's settings, and tries them once.
+    pub(crate) fn new(make_builder: Arc<MakeBuilder>) -> Result<Self, reqwest::Error> {
+        let transport = Self(make_builder);
+        transport.client().map(|_| transport)
+    }
+
+    /// The caller's settings, and after them what a token request needs to be safe.
+    fn client(&self) -> Result<reqwest::Client, reqwest::Error> {
+        (self.0)()
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .referer(false)
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
+            .connection_verbose(false)
+            .pool_max_idle_per_host(0)
+            .connect_timeout(Send::CONNECT_PATIENCE)
+            .build()
+    }
+
+    /// Sends the request and collects its answer, whatever its status.
+    pub(crate) async fn send(&self, send: Send) -> Result<Response<ResponseBody>, Failure> {
+        let (parts, form) = send.request.into_parts();
+        let client = self.client().map_err(failure)?;
+        let request = client.request(parts.method, parts.uri.to_string()).headers(parts.headers);
+        let request = request.body(form.into_bytes()).timeout(send.patience);
+        let mut answer = request.send().await.map_err(failure)?;
+        let mut body = ResponseBody::new();
+        while let Some(chunk) = answer.chunk().await.map_err(failure)? {
+            if body.push(&chunk).is_err() {
+                break; // The rest is not read; the machine sees that, and what the status and the headers say.
+            }
+        }
+        let mut response = Response::new(body);
+        *response.status_mut() = answer.status();
+        *response.headers_mut() = std::mem::take(answer.headers_mut());
+        Ok(response)
+    }
+}
+
+fn failure(error: reqwest::Error) -> Failure {
+    let kind = match () {
+        () if error.is_connect() || error.is_builder() => FailureKind::Connect,
+        () if error.is_timeout() => FailureKind::Timeout,
+        () => FailureKind::Io,
+    };
+    // The innermost cause says the most; the outer ones repeat the URL.
+    let error = error.without_url();
+    let mut detail = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        detail = cause.to_string();
+        source = cause.source();
+    }
+    Failure::new(kind, detail)
+}
