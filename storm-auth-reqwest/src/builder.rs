@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::driver::{Driver, OnEvent, Runway};
 use crate::error::Error;
 use crate::provider::TokenProvider;
-use crate::transport::{MakeBuilder, Transport};
+use crate::transport::{self, MakeBuilder, Transport};
 
 /// Builds a [`StormClient`] or a [`TokenProvider`]. Everything is checked by `build`, before any request.
 #[derive(Clone, Default)]
@@ -127,7 +127,7 @@ impl Builder {
         if let Some(provider) = self.limiter {
             return Ok((provider.for_key(key), api));
         }
-        let transport = Transport::new(self.token_client.unwrap_or_else(|| Arc::new(reqwest::Client::builder)))?;
+        let transport = Transport::new(self.token_client.unwrap_or_else(|| Arc::new(transport::settings)))?;
         let machine = Machine::new(policy, self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()));
         let runway = self.runtime.map_or(Runway::OwnThreads, Runway::Runtime);
         let driver = Driver::new(machine, self.clock, transport, runway, self.on_event);

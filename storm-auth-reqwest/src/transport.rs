@@ -23,6 +23,11 @@ impl fmt::Debug for Transport {
     }
 }
 
+/// What the caller's settings are in place of.
+pub(crate) fn settings() -> ClientBuilder {
+    reqwest::Client::builder().user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+}
+
 impl Transport {
     /// Takes the caller's settings, and tries them once.
     pub(crate) fn new(make_builder: Arc<MakeBuilder>) -> Result<Self, reqwest::Error> {

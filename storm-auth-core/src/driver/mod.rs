@@ -12,6 +12,7 @@
 
 mod cell;
 mod settings;
+mod shift;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +27,7 @@ use crate::token::Token;
 use crate::wire::response::ResponseBody;
 
 pub use cell::Cell;
+pub use shift::Shift;
 
 /// The machine of a limiter group, and the callers that wait for it.
 #[derive(Debug)]
