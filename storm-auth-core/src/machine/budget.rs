@@ -61,8 +61,7 @@ impl Budget {
 
     /// The bucket of a limiter group.
     pub(super) fn group(&self) -> Bucket {
-        // Requests reach the limiter in another rhythm than they were sent in. A share of the interval, once per burst, takes
-        // up that difference: 0.5 s of 20.
+        // Half a second of 20 for what the network does to the rhythm.
         let interval = self.interval();
         self.0.map_or(Bucket::UNLIMITED, |rate| Bucket::new(interval, rate.burst, interval / 40))
     }
@@ -82,6 +81,9 @@ impl Default for Budget {
 /// A bucket, kept as the time at which it would be full again after all that was taken (the generic cell rate algorithm:
 /// the same arithmetic as nginx's, in time instead of requests). In milliseconds of the monotonic clock alone: a wall clock
 /// that steps forward fills no bucket.
+///
+/// The limiter sees the requests when they arrive, in another rhythm than they were sent in. The first burst passes in any
+/// rhythm; what comes behind it is held back by `margin` in addition, once, since each interval counts from the one before.
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
     /// Zero: no limit.
@@ -90,30 +92,35 @@ pub(super) struct Bucket {
     tolerance: u64,
     margin: u64,
     full: u64,
+    /// When a request last found the bucket full: since then it has been refilling.
+    since: u64,
 }
 
 impl Bucket {
-    const UNLIMITED: Self = Self { interval: 0, tolerance: 0, margin: 0, full: 0 };
+    const UNLIMITED: Self = Self { interval: 0, tolerance: 0, margin: 0, full: 0, since: 0 };
 
     fn new(interval: Duration, burst: u32, margin: Duration) -> Self {
         let interval = millis(interval);
-        Self { interval, tolerance: interval.saturating_mul(u64::from(burst)), margin: millis(margin), full: 0 }
+        let tolerance = interval.saturating_mul(u64::from(burst));
+        Self { interval, tolerance, margin: millis(margin), ..Self::UNLIMITED }
     }
 
     /// When the next request may go; a point in the past when it may go at once.
     pub(super) fn next(&self) -> Mono {
-        Mono::from_millis(self.full.saturating_sub(self.tolerance))
+        self.next_after(0, Mono::default())
     }
 
     /// When a request may go that has `ahead` others before it, none of them sent before `at`.
     pub(super) fn next_after(&self, ahead: u64, at: Mono) -> Mono {
-        let first = self.next().max(at);
-        if ahead == 0 || self.interval == 0 {
-            return first;
+        if self.interval == 0 {
+            return at;
         }
-        let full = self.full.max(first.as_millis().saturating_add(self.margin));
-        let behind = full.saturating_add(self.interval.saturating_mul(ahead)).saturating_sub(self.tolerance);
-        first.max(Mono::from_millis(behind))
+        // Those ahead may find the bucket full; then the burst begins with them.
+        let bucket = if ahead > 0 { self.refilled(self.next().max(at).as_millis()) } else { self.clone() };
+        let full = bucket.full.saturating_add(self.interval.saturating_mul(ahead));
+        let ready = full.saturating_sub(self.tolerance);
+        let in_burst = ready <= bucket.since;
+        Mono::from_millis(if in_burst { ready } else { ready.saturating_add(self.margin) }).max(at)
     }
 
     /// How many requests may go at `at`.
@@ -121,18 +128,20 @@ impl Bucket {
         if self.interval == 0 {
             return u32::MAX;
         }
-        match at.as_millis().saturating_add(self.tolerance).checked_sub(self.full) {
+        let at = at.as_millis();
+        let bucket = self.refilled(at);
+        let reach = bucket.since.max(at.saturating_sub(self.margin)).saturating_add(self.tolerance);
+        match reach.checked_sub(bucket.full) {
             None => 0,
-            Some(spare) => {
-                u32::try_from(spare.min(self.tolerance) / self.interval).unwrap_or(u32::MAX).saturating_add(1)
-            }
+            Some(spare) => u32::try_from(spare / self.interval).unwrap_or(u32::MAX).saturating_add(1),
         }
     }
 
     /// Spends one request.
     pub(super) fn take(&mut self, at: Mono) {
         if self.interval > 0 {
-            self.full = self.full.max(at.as_millis().saturating_add(self.margin)).saturating_add(self.interval);
+            *self = self.refilled(at.as_millis());
+            self.full = self.full.saturating_add(self.interval);
         }
     }
 
@@ -140,6 +149,14 @@ impl Bucket {
     pub(super) fn drain(&mut self, at: Mono) {
         if self.interval > 0 {
             self.full = self.full.max(at.as_millis().saturating_add(self.tolerance));
+        }
+    }
+
+    /// The bucket as a request finds it at `at`.
+    fn refilled(&self, at: u64) -> Self {
+        match self.full.saturating_add(self.margin) <= at || self.full == 0 {
+            true => Self { full: at, since: at, ..self.clone() },
+            false => Self { full: self.full.max(at), ..self.clone() },
         }
     }
 }
@@ -190,10 +207,14 @@ mod tests {
     #[test]
     fn a_refused_request_says_that_no_burst_is_left() {
         let mut bucket = Budget::default().group();
+        bucket.take(at(4_000));
         bucket.drain(at(5_000));
-        assert_eq!(bucket.available(at(5_000)), 1);
-        bucket.take(at(5_000));
-        assert_eq!(bucket.next(), at(25_000));
+        assert_eq!(bucket.next(), at(5_500));
+        assert_eq!(bucket.available(at(5_500)), 1);
+        bucket.take(at(25_000));
+        assert_eq!(bucket.next(), at(25_500));
+        bucket.take(at(25_500));
+        assert_eq!(bucket.next(), at(45_500));
     }
 
     #[test]
