@@ -1,7 +1,51 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-//! OAuth2 client-credentials tokens and authorised API calls for Norce Commerce (Storm), over ureq: no async
-//! runtime, neither needed nor minded.
+//! OAuth2 client-credentials tokens and authorised API calls for Norce Commerce (Storm), over ureq: no async runtime, neither
+//! needed nor minded.
+//!
+//! A [`StormClient`] makes API calls with a valid token; its [`TokenProvider`] hands out the token alone.
+//!
+//! ```no_run
+//! use storm_auth_blocking::{Environment, Stage, StormClient, env};
+//!
+//! # fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let storm = StormClient::builder()
+//!     .environment(Environment::norce("acme", "se", Stage::Playground))
+//!     .credentials(env::credentials()?)
+//!     .application_id(1042)
+//!     .build()?;
+//! let products = storm.get("/commerce/product/1.1/Products").call()?.body_mut().read_to_string()?;
+//! # Ok(()) }
+//! ```
+//!
+//! # What it keeps to
+//!
+//! - A cached token costs no lock and no allocation, and nothing is formatted.
+//! - One request is under way per key, on a short-lived thread: it outlives its callers, and ends with the last handle.
+//! - The token request goes out on an agent that this crate builds, from your settings where you give some
+//!   ([`Builder::token_config`], [`Builder::token_agent`]): redirects and pooling are then ours. API calls may use any agent
+//!   ([`Builder::api_agent`]).
+//! - A call waits for a token at most until its deadline, 30 s unless the builder says otherwise; the request's own patience is
+//!   another matter.
+//! - An answer of the API is `Ok`, whatever its status. Its 401 that rejects the token is answered once with another one.
+//!
+//! All decisions about tokens are [`core`]'s, whose docs say what they are and why.
+//!
+//! # What ureq logs
+//!
+//! At the level trace, ureq's protocol crate writes whole heads and bodies to the `log` crate's target `ureq_proto`, tokens
+//! included, and cannot be told not to. So `build` fails while a logger takes that; keep the target at debug, also in a process
+//! that changes its levels later.
+//!
+//! # Features
+//!
+//! `default` is `rustls`, `json` and `tracing`; `native-tls` and `gzip` are ureq's. With `tracing`, events have the target
+//! `storm_auth`.
+//!
+//! # Panics
+//!
+//! None of ours; a panic in a callback of yours is contained.
+
 pub mod env;
 
 mod builder;

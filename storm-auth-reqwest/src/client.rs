@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method, header::CONTENT_LENGTH};
 use reqwest::{RequestBuilder, Response, redirect};
 use storm_auth_core::wire::challenge::rejects_token;
 use storm_auth_core::{Api, TokenId};
@@ -165,6 +165,10 @@ impl StormRequest {
         let mut request = inner?.build()?;
         // `with` may have moved it.
         api.target(request.url().as_str())?;
+        // These have a body, be it empty, and servers want to know its length.
+        if matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) && request.body().is_none() {
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(0));
+        }
         let token = tokens.token().await?;
         let spare = request.try_clone();
         api.authorize(request.headers_mut(), token.header(), application_id);

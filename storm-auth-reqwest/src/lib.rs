@@ -1,6 +1,51 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 //! OAuth2 client-credentials tokens and authorised API calls for Norce Commerce (Storm), over reqwest.
+//!
+//! A [`StormClient`] makes API calls with a valid token; its [`TokenProvider`] hands out the token alone.
+//!
+//! ```no_run
+//! use storm_auth_reqwest::{Environment, Stage, StormClient, env};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let storm = StormClient::builder()
+//!     .environment(Environment::norce("acme", "se", Stage::Playground))
+//!     .credentials(env::credentials()?)
+//!     .application_id(1042)
+//!     .build()?;
+//! let products = storm.get("/commerce/product/1.1/Products").send().await?.text().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # What it keeps to
+//!
+//! - A cached token is ready at the first poll: no lock, no allocation, nothing formatted.
+//! - One request is under way per key, on a short-lived thread with a runtime of its own: it outlives its callers and their
+//!   runtimes, and ends with the last handle. ([`Builder::flights_on`] runs it as a task instead.)
+//! - The token request goes out on a client that this crate builds, from your settings where you give some
+//!   ([`Builder::token_client`]): redirects, retries, decompression and pooling are then ours. API calls may use any client
+//!   ([`Builder::api_client`]).
+//! - A call waits for a token at most until its deadline, 30 s unless the builder says otherwise; the request's own patience is
+//!   another matter.
+//! - An answer of the API is `Ok`, whatever its status. Its 401 that rejects the token is answered once with another one.
+//!
+//! All decisions about tokens are [`core`]'s, whose docs say what they are and why.
+//!
+//! # Runtimes
+//!
+//! Waiting for a token takes a tokio runtime with its time driver, as reqwest's own calls do. Any number of runtimes may share a
+//! provider, one after another or at once.
+//!
+//! # Features
+//!
+//! `default` is reqwest's default, `json`, `query` and `tracing`. Without default features there is no TLS; choose one of
+//! reqwest's. With `tracing`, events have the target `storm_auth`.
+//!
+//! # Panics
+//!
+//! Waiting for a token outside a tokio runtime panics, as tokio's timer does. Nothing else panics; a panic in a callback of yours
+//! is contained.
+
 pub mod env;
 
 mod builder;

@@ -4,6 +4,7 @@
 use std::error::Error as _;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Response;
 use reqwest::{ClientBuilder, redirect, retry};
@@ -29,6 +30,9 @@ pub(crate) fn settings() -> ClientBuilder {
 }
 
 impl Transport {
+    /// Longer than any request's patience, which alone decides: reqwest cannot take a caller's read timeout back.
+    const NO_READ_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+
     /// Takes the caller's settings, and tries them once.
     pub(crate) fn new(make_builder: Arc<MakeBuilder>) -> Result<Self, reqwest::Error> {
         let transport = Self(make_builder);
@@ -48,6 +52,7 @@ impl Transport {
             .connection_verbose(false)
             .pool_max_idle_per_host(0)
             .connect_timeout(Send::CONNECT_PATIENCE)
+            .read_timeout(Self::NO_READ_TIMEOUT)
             .build()
     }
 

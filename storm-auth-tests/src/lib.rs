@@ -28,3 +28,8 @@
 #![forbid(unsafe_code)]
 
 pub mod emulator;
+
+/// The programs of README.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
