@@ -12,13 +12,15 @@ use crate::clock::Clock;
 use crate::driver::{Driver, OnEvent, Runway};
 use crate::error::Error;
 use crate::provider::TokenProvider;
-use crate::transport::{self, MakeBuilder, Transport};
+use crate::transport::{self, Transport};
+
+type TokenClient = dyn Fn() -> reqwest::ClientBuilder + Send + Sync;
 
 /// Builds a [`StormClient`] or a [`TokenProvider`]. Everything is checked by `build`, before any request.
 #[derive(Clone, Default)]
 pub struct Builder {
     settings: Settings,
-    token_client: Option<Arc<MakeBuilder>>,
+    token_client: Option<Arc<TokenClient>>,
     api_client: Option<reqwest::Client>,
     runtime: Option<tokio::runtime::Handle>,
     limiter: Option<TokenProvider>,
@@ -127,7 +129,8 @@ impl Builder {
         if let Some(provider) = self.limiter {
             return Ok((provider.for_key(key), api));
         }
-        let transport = Transport::new(self.token_client.unwrap_or_else(|| Arc::new(transport::settings)))?;
+        let settings = self.token_client.map_or_else(transport::settings, |settings| settings());
+        let transport = Transport::new(settings)?;
         let machine = Machine::new(policy, self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()));
         let runway = self.runtime.map_or(Runway::OwnThreads, Runway::Runtime);
         let driver = Driver::new(machine, self.clock, transport, runway, self.on_event);

@@ -2,8 +2,6 @@
 //! its body read no further than the limit.
 
 use std::error::Error as _;
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::Response;
@@ -12,36 +10,22 @@ use storm_auth_core::machine::Send;
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{Failure, FailureKind};
 
-/// Makes the builder of a token client from the caller's settings.
-pub(crate) type MakeBuilder = dyn Fn() -> ClientBuilder + std::marker::Send + Sync;
-
-#[derive(Clone)]
-pub(crate) struct Transport(Arc<MakeBuilder>);
-
-impl fmt::Debug for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Transport")
-    }
-}
-
 /// What the caller's settings are in place of.
 pub(crate) fn settings() -> ClientBuilder {
     reqwest::Client::builder().user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
 }
 
+/// Without idle connections its client belongs to no runtime, so that one serves the flights of all.
+#[derive(Clone, Debug)]
+pub(crate) struct Transport(reqwest::Client);
+
 impl Transport {
     /// Longer than any request's patience, which alone decides: reqwest cannot take a caller's read timeout back.
     const NO_READ_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 
-    /// Takes the caller's settings, and tries them once.
-    pub(crate) fn new(make_builder: Arc<MakeBuilder>) -> Result<Self, reqwest::Error> {
-        let transport = Self(make_builder);
-        transport.client().map(|_| transport)
-    }
-
     /// The caller's settings, and after them what a token request needs to be safe.
-    fn client(&self) -> Result<reqwest::Client, reqwest::Error> {
-        (self.0)()
+    pub(crate) fn new(settings: ClientBuilder) -> Result<Self, reqwest::Error> {
+        settings
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .referer(false)
@@ -54,13 +38,13 @@ impl Transport {
             .connect_timeout(Send::CONNECT_PATIENCE)
             .read_timeout(Self::NO_READ_TIMEOUT)
             .build()
+            .map(Self)
     }
 
     /// Sends the request and collects its answer, whatever its status.
     pub(crate) async fn send(&self, send: Send) -> Result<Response<ResponseBody>, Failure> {
         let (parts, form) = send.request.into_parts();
-        let client = self.client().map_err(failure)?;
-        let request = client.request(parts.method, parts.uri.to_string()).headers(parts.headers);
+        let request = self.0.request(parts.method, parts.uri.to_string()).headers(parts.headers);
         let request = request.body(form.into_bytes()).timeout(send.patience);
         let mut answer = request.send().await.map_err(failure)?;
         let mut body = ResponseBody::new();

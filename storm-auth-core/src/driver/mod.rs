@@ -202,7 +202,12 @@ impl<W> Board<W> {
         while let Some(key) = self.machine.poll_change() {
             happened = true;
             self.publish(key, now);
+            if !self.machine.knows(key) {
+                self.cells.remove(&key);
+            }
         }
+        // A request that nobody performed before its patience ended, or before its key went, is not sent any more.
+        self.sends.retain(|send| self.machine.awaits(send.op));
         if happened {
             self.wakes.append(&mut self.onlookers);
         }

@@ -27,9 +27,10 @@ use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 
 use http::Response;
+use zeroize::Zeroizing;
 
 use crate::config::Policy;
-use crate::credentials::Credentials;
+use crate::credentials::{ClientSecret, Credentials};
 use crate::error::{AcquireError, Cause, Failure, FailureKind};
 use crate::machine::backoff::{self, Patience};
 use crate::machine::budget::Bucket;
@@ -51,6 +52,9 @@ const FRESH_REJECTIONS: u32 = 2;
 
 /// Aborted requests in a row that are repeated at once for who waits. They say nothing about the endpoint.
 const ABORTS_REPEATED: u32 = 2;
+
+/// Removed keys that wait for a driver to take notice.
+const REMOVED_KEPT: usize = 256;
 
 /// A caller is told its place in the queue up to here; behind it, the place is a lower bound.
 const PLACES_COUNTED: usize = 64;
@@ -107,6 +111,8 @@ pub(super) enum Flight {
         sent: Now,
         patience_ends: Mono,
         secret_version: u64,
+        /// The secret in it, which an answer may repeat.
+        secret: ClientSecret,
     },
     /// Something went wrong; callers without a token get it from memory until then.
     BackingOff {
@@ -134,6 +140,7 @@ struct Landed {
     key: KeyId,
     sent: Now,
     secret_version: u64,
+    secret: ClientSecret,
 }
 
 impl Slot {
@@ -262,7 +269,8 @@ impl Machine {
         let reason = slot.reason(now);
         let patience = slot.patience.span();
         let patience_ends = now.mono + patience;
-        slot.flight = Flight::Requesting { op, sent: now, patience_ends, secret_version: slot.secret_version };
+        let secret = slot.key.credentials.secret().clone();
+        slot.flight = Flight::Requesting { op, sent: now, patience_ends, secret_version: slot.secret_version, secret };
         let request = token_request(slot.key.token_url(), slot.key.credentials(), slot.key.scope());
         self.ops.insert(op, key);
         self.timers.set(patience_ends, Timer::Flight(key));
@@ -304,6 +312,7 @@ impl Machine {
         match &self.slots[&key].flight {
             Flight::Idle | Flight::Requesting { .. } => None,
             Flight::Queued { .. } => Some(self.rate_limited(key, now)),
+            Flight::BackingOff { until, .. } if until.reached(now) => None,
             Flight::BackingOff { trouble, .. } => Some(self.trouble(key, trouble, now)),
         }
     }
@@ -355,9 +364,9 @@ impl Machine {
         };
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         match core::mem::replace(&mut slot.flight, Flight::Idle) {
-            Flight::Requesting { sent, patience_ends, secret_version, .. } => {
+            Flight::Requesting { sent, patience_ends, secret_version, secret, .. } => {
                 self.timers.clear(patience_ends, Timer::Flight(key));
-                Some(Landed { key, sent, secret_version })
+                Some(Landed { key, sent, secret_version, secret })
             }
             _ => unreachable!("an operation is known only while its key is requesting"),
         }
@@ -368,7 +377,7 @@ impl Machine {
         let key = landed.key;
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.patience.answered();
-        let secrets = secrets(slot);
+        let secrets = secrets(slot, &landed.secret);
         let secrets: Vec<&[u8]> = secrets.iter().map(|secret| &secret[..]).collect();
         let answer = read_response(response, &secrets, Duration::from_millis(now.unix.as_millis()));
         for diagnostic in answer.diagnostics {
@@ -396,7 +405,7 @@ impl Machine {
         let throttles = throttled.then(|| {
             self.counters.throttled += 1;
             self.bucket.drain(sent.mono);
-            self.gate.feel(now)
+            self.gate.feel(sent, now)
         });
         let wait = match (retry_after, throttles) {
             (Some(wait), _) => backoff::after_retry_after(&mut self.rng, wait),
@@ -485,9 +494,9 @@ impl Machine {
     }
 
     pub(super) fn failed(&mut self, op: OpId, mut failure: Failure, now: Now) {
-        let Some(Landed { key, .. }) = self.land(op) else { return };
+        let Some(Landed { key, secret, .. }) = self.land(op) else { return };
         let slot = self.slots.get_mut(&key).expect(KNOWN);
-        let secrets = secrets(slot);
+        let secrets = secrets(slot, &secret);
         let secrets: Vec<&[u8]> = secrets.iter().map(|secret| &secret[..]).collect();
         failure.detail = clear_text(&failure.detail, &secrets);
         match failure.kind {
@@ -533,19 +542,31 @@ impl Machine {
             slot.rejected.pop_front();
         }
         slot.rejected.push_back(token);
-        let fresh = now.mono.since(held.received.mono) < FRESH;
+        let fresh = !held.received.after(FRESH).reached(now);
         slot.fresh_rejections = if fresh { slot.fresh_rejections.saturating_add(1) } else { 0 };
         let hold_off = slot.fresh_rejections >= FRESH_REJECTIONS && !matches!(slot.flight, Flight::Requesting { .. });
         let held_off_until = hold_off.then(|| {
             self.leave_queue(key);
-            let until = now.after(FRESH);
-            self.slot_mut(key).flight = Flight::BackingOff { until, trouble: Trouble::TokensRejected };
-            until.told(now)
+            let slot = self.slot_mut(key);
+            match &slot.flight {
+                // What stands in the way already stands there for longer.
+                Flight::BackingOff { until, .. } if until.left(now) >= FRESH => until.told(now),
+                _ => {
+                    let until = now.after(FRESH);
+                    slot.flight = Flight::BackingOff { until, trouble: Trouble::TokensRejected };
+                    until.told(now)
+                }
+            }
         });
         self.outputs.event(Event::TokenRejected { token, held_off_until });
         if hold_off {
             self.fail_with_trouble(key, now);
             return Invalidated::HeldOff;
+        }
+        // A refresh in the queue has become an earlier need, if it still is one.
+        self.leave_queue(key);
+        if self.slots[&key].is_wanted(now) {
+            self.want(key, now);
         }
         self.settle(key, now);
         Invalidated::Dropped
@@ -582,6 +603,8 @@ impl Machine {
                 Timer::Warm(key) => {
                     self.slot_mut(key).warm_at = None;
                     self.want(key, now);
+                    // A wall clock that was set back since has put a back-off's end off again.
+                    self.settle(key, now);
                 }
                 Timer::Waiter(waiter) => overdue.push(waiter),
             }
@@ -606,24 +629,30 @@ impl Machine {
         }
     }
 
-    /// The gate has moved: whoever cannot wait for it fails now, and is told when to come back (R36).
+    /// The gate has moved: whoever cannot wait for its key's next slot fails now, and is told when to come back (R36).
     fn shed(&mut self, now: Now) {
-        let next = self.next_slot();
-        if next <= now.mono {
-            return;
-        }
-        let hopeless: Vec<_> = (self.timers.waiters_until(next))
-            .filter_map(|waiter| Some((waiter, self.waiters.get(waiter)?.key)))
-            .filter(|(_, key)| matches!(self.slots[key].flight, Flight::Queued { .. }))
+        // In the queue's order, since each key that leaves it brings the ones behind it forward.
+        let queued: BTreeSet<_> = (self.slots.values())
+            .filter_map(|slot| match slot.flight {
+                Flight::Queued { place, .. } if !slot.waiters.is_empty() => Some(place),
+                _ => None,
+            })
             .collect();
-        for (waiter, key) in hopeless {
-            self.fail_waiter(waiter, self.rate_limited(key, now), now);
+        for Place { key, .. } in queued {
+            let next = self.slot_time(key, now);
+            let hopeless: Vec<_> = (self.slots[&key].waiters.iter().copied())
+                .filter(|waiter| self.waiters.get(*waiter).is_some_and(|waiter| waiter.deadline <= next))
+                .collect();
+            for waiter in hopeless {
+                self.fail_waiter(waiter, self.rate_limited(key, now), now);
+            }
             self.leave_queue_if_unneeded(key, now);
         }
     }
 
     fn fail_with_trouble(&mut self, key: KeyId, now: Now) {
-        if let Some(error) = self.standing_error(key, now) {
+        if let Flight::BackingOff { trouble, .. } = &self.slots[&key].flight {
+            let error = self.trouble(key, trouble, now);
             self.fail_waiters(key, &error, now);
         }
         self.settle(key, now);
@@ -720,6 +749,10 @@ impl Machine {
             self.timers.clear(at, Timer::Warm(key));
         }
         self.keys.remove(&slot.key.identity());
+        if self.changed.len() > self.slots.len() + REMOVED_KEPT {
+            // Nobody takes them.
+            self.changed.retain(|key| self.slots.contains_key(key));
+        }
         self.changed.insert(key);
     }
 
@@ -730,10 +763,11 @@ impl Machine {
 
 const KNOWN: &str = "keys in flights, queue, timers and waiters are removed together with their slot";
 
-/// What must not show in any text: the secret as it is, and the token that lives.
-fn secrets(slot: &Slot) -> [zeroize::Zeroizing<Vec<u8>>; 2] {
-    let copy = |text: &str| zeroize::Zeroizing::new(text.as_bytes().to_vec());
-    [copy(slot.key.credentials.secret().expose()), copy(slot.held.as_ref().map_or("", |held| held.token.expose()))]
+/// What must not show in any text: the secret that was sent, the one that replaced it since, and the token that lives.
+fn secrets(slot: &Slot, sent: &ClientSecret) -> [Zeroizing<Vec<u8>>; 3] {
+    let copy = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
+    let current = slot.key.credentials.secret();
+    [copy(sent.expose()), copy(current.expose()), copy(slot.held.as_ref().map_or("", |held| held.token.expose()))]
 }
 
 /// Whether two scopes hold other tokens, whatever their order.

@@ -7,15 +7,18 @@ use crate::time::{Moment, Mono, Now};
 #[derive(Default, Debug)]
 pub(super) struct Gate {
     until: Option<Moment>,
-    /// 429 and 503 answers since the last success.
+    /// Throttles in a row since the last success.
     throttles: u32,
     felt: Option<Mono>,
 }
 
 impl Gate {
-    /// Counts a throttle; returns how many there were in a row.
-    pub(super) fn feel(&mut self, now: Now) -> u32 {
-        self.throttles = self.throttles.saturating_add(1);
+    /// A request that was sent at `sent` was throttled; returns how many there were in a row. Those that were under way
+    /// together met the same empty bucket, so they count as one.
+    pub(super) fn feel(&mut self, sent: Now, now: Now) -> u32 {
+        if self.felt.is_none_or(|felt| sent.mono > felt) {
+            self.throttles = self.throttles.saturating_add(1);
+        }
         self.felt = Some(now.mono);
         self.throttles
     }

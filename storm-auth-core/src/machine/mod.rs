@@ -381,13 +381,24 @@ impl Machine {
         [timer, slot].into_iter().flatten().min_by_key(|timeout| timeout.at)
     }
 
-    /// A key whose [`peek`](Self::peek) may have changed since it was last returned here. A driver that keeps a copy for its
-    /// fast path takes these after every call; any other may leave them.
+    /// A key whose [`peek`](Self::peek) may have changed since it was last returned here, a removed one included. A driver
+    /// that keeps a copy for its fast path takes these after every call; any other may leave them.
     pub fn poll_change(&mut self) -> Option<KeyId> {
         self.changed.pop_first()
     }
 
     // Getters
+
+    /// Whether a report for this operation is still awaited.
+    #[cfg(feature = "driver")]
+    pub(crate) fn awaits(&self, op: OpId) -> bool {
+        self.ops.contains_key(&op)
+    }
+
+    #[cfg(feature = "driver")]
+    pub(crate) fn knows(&self, key: KeyId) -> bool {
+        self.slots.contains_key(&key)
+    }
 
     /// The token that is held and valid, without asking for anything.
     pub fn peek(&self, key: KeyId, now: Now) -> Option<Peek> {
@@ -420,6 +431,7 @@ impl Machine {
                 Flight::Idle => Activity::Idle,
                 Flight::Queued { .. } => Activity::Queued,
                 Flight::Requesting { .. } => Activity::Requesting,
+                Flight::BackingOff { until, .. } if until.reached(now) => Activity::Idle,
                 Flight::BackingOff { .. } => Activity::BackingOff,
             },
             error: self.standing_error(key, now),
@@ -433,6 +445,7 @@ impl Machine {
 
     /// Whether nothing is under way and nothing is queued: no request, no waiter, no output.
     pub fn is_idle(&self) -> bool {
-        self.ops.is_empty() && self.queue.is_empty() && self.waiters.len() == 0 && self.outputs.is_empty()
+        let rests = |slot: &Slot| matches!(slot.flight, Flight::Idle | Flight::BackingOff { .. });
+        self.slots.values().all(rests) && self.waiters.len() == 0 && self.outputs.is_empty()
     }
 }

@@ -42,12 +42,4 @@ impl Timers {
             timer
         })
     }
-
-    /// The waiters whose deadlines come before or at `at`, soonest first.
-    pub(super) fn waiters_until(&self, at: Mono) -> impl Iterator<Item = WaiterId> + '_ {
-        self.0.iter().take_while(move |(deadline, _)| *deadline <= at).filter_map(|(_, timer)| match timer {
-            Timer::Waiter(waiter) => Some(*waiter),
-            _ => None,
-        })
-    }
 }

@@ -1,0 +1,390 @@
+//! What drivers share (feature `driver`): the board of waiters and the cell that a cached token is read from, in virtual time.
+
+#![cfg(feature = "driver")]
+#![allow(clippy::unwrap_used, reason = "what the tests share stands outside of their functions")]
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use http::Response;
+use storm_auth_core::driver::{Board, Cell, Work};
+use storm_auth_core::machine::{Acquire, Send, WaiterId};
+use storm_auth_core::wire::response::ResponseBody;
+use storm_auth_core::{
+    AcquireError, Credentials, Failure, FailureKind, HttpHosts, Key, KeyId, Machine, Now, Policy, Scope, Token,
+    TokenUrl, scope,
+};
+
+/// What a coarse clock may lag, by which a cell gives up earlier than the machine.
+const LAG: u64 = 16;
+
+/// A board in virtual time. A caller's waker is its number.
+struct Desk {
+    board: Board<usize>,
+    key: KeyId,
+    cell: Arc<Cell>,
+    now: Now,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let now = Now::from_millis(1_000_000, 1_700_000_000_000);
+        let mut board = Board::new(Machine::new(Policy::default(), 7), 4);
+        let (key, cell) = board.add_key(key("shop"), now);
+        Self { board, key, cell, now }
+    }
+
+    /// A desk whose token was sent for and granted at the start.
+    fn with_token(lifetime: u64) -> Self {
+        let mut desk = Self::new();
+        let waiter = desk.wait();
+        let send = desk.work().sends.pop_front().unwrap();
+        desk.board.report(send.op, Ok(granted("first", lifetime)), desk.now);
+        assert!(desk.board.poll_wait(waiter, 0).unwrap().is_ok());
+        let _ = desk.work();
+        desk
+    }
+
+    /// To a point in milliseconds since the start.
+    fn at(&mut self, millis: u64) -> Now {
+        self.now = Now::from_millis(1_000_000 + millis, 1_700_000_000_000 + millis);
+        self.now
+    }
+
+    fn acquire(&mut self) -> Acquire {
+        self.board.acquire(self.key, None, self.now)
+    }
+
+    #[track_caller]
+    fn wait(&mut self) -> WaiterId {
+        match self.acquire() {
+            Acquire::Wait(waiter) => waiter,
+            other => panic!("nothing to wait for: {other:?}"),
+        }
+    }
+
+    fn work(&mut self) -> Work<usize> {
+        self.board.take_work()
+    }
+
+    #[track_caller]
+    fn send(&mut self) -> Send {
+        self.work().sends.pop_front().expect("a request went out")
+    }
+
+    fn read(&self) -> Option<String> {
+        self.cell.token(0, self.now).map(|token| token.expose().to_owned())
+    }
+}
+
+fn key(client: &str) -> Key {
+    let url = TokenUrl::parse("https://identity.storm.io/1.0/connect/token", &HttpHosts::default()).unwrap();
+    Key::new(url, Credentials::new(client, "S3cret").unwrap(), Scope::new(scope::LAB).unwrap())
+}
+
+fn granted(token: &str, lifetime: u64) -> Response<ResponseBody> {
+    answer(200, &format!(r#"{{"access_token":"{token}","expires_in":{lifetime},"token_type":"Bearer"}}"#))
+}
+
+fn answer(status: u16, body: &str) -> Response<ResponseBody> {
+    let body = ResponseBody::try_from(body.as_bytes()).unwrap();
+    Response::builder().status(status).body(body).unwrap()
+}
+
+fn throttled(seconds: u64) -> Response<ResponseBody> {
+    let mut response = answer(429, "");
+    response.headers_mut().insert("retry-after", seconds.into());
+    response
+}
+
+#[test]
+fn r20_a_cell_is_empty_before_the_first_token_and_serves_it_until_shortly_before_its_end() {
+    let desk = Desk::new();
+    assert!(desk.read().is_none());
+
+    let mut desk = Desk::with_token(600);
+    desk.at(449_999);
+    assert_eq!(desk.read().as_deref(), Some("first"));
+    assert_eq!(desk.cell.header(3, desk.now).unwrap(), "Bearer first");
+    assert!(desk.cell.header(3, desk.now).unwrap().is_sensitive());
+}
+
+#[test]
+fn r24_past_look_exactly_one_caller_asks_and_all_others_are_served() {
+    let mut desk = Desk::with_token(600);
+    desk.at(450_000);
+    let asking = (0..1_000).filter(|_| desk.read().is_none()).count();
+    assert_eq!(asking, 1);
+    // It asks, and is served like all others; its claim is given back, but nobody has to ask before the request's patience.
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    assert_eq!(desk.work().sends.len(), 1);
+    desk.at(509_999);
+    assert_eq!((0..1_000).filter(|_| desk.read().is_none()).count(), 0);
+    // Then the next one asks.
+    desk.at(510_000);
+    assert_eq!((0..1_000).filter(|_| desk.read().is_none()).count(), 1);
+}
+
+#[test]
+fn r24_a_claim_is_given_back_after_every_acquire_even_when_nothing_changed() {
+    let mut desk = Desk::with_token(600);
+    // The wall clock jumps to the refresh, is claimed, and comes back before the claimant asks: nothing is due, and the look
+    // that is published again is the one that stood there.
+    desk.at(100_000);
+    let ahead = Now { unix: desk.now.unix + Duration::from_secs(400), ..desk.now };
+    assert!(desk.cell.token(0, ahead).is_none());
+    assert!(desk.cell.token(0, ahead).is_some(), "it is claimed");
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    assert!(desk.work().sends.is_empty());
+    desk.at(450_000);
+    assert!(desk.read().is_none(), "the next refresh was lost");
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    assert_eq!(desk.work().sends.len(), 1);
+}
+
+#[test]
+fn r24_a_claim_is_given_back_through_a_whole_life() {
+    // A refresh that fails again and again: after each back-off one caller asks.
+    let mut desk = Desk::with_token(600);
+    let mut asked = 0;
+    for second in 450..589 {
+        desk.at(second * 1000);
+        for _ in 0..10 {
+            if desk.read().is_none() {
+                let acquire = desk.acquire();
+                assert!(matches!(acquire, Acquire::Ready(_)), "at {second} s: {acquire:?}");
+                for send in desk.work().sends {
+                    asked += 1;
+                    desk.board.report(send.op, Err(Failure::new(FailureKind::Connect, "")), desk.now);
+                }
+            }
+        }
+    }
+    assert!((4..=9).contains(&asked), "{asked} requests in 139 s");
+}
+
+#[test]
+fn r20_nobody_is_served_past_hard_by_either_clock() {
+    let mut desk = Desk::with_token(600);
+    desk.at(589_999 - LAG);
+    let served = (0..10).filter(|_| desk.read().is_some()).count();
+    assert_eq!(served, 9, "one of them asks");
+    desk.at(590_000 - LAG);
+    assert_eq!((0..10).filter(|_| desk.read().is_some()).count(), 0);
+    // The machine itself reads a fine clock and serves the rest.
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    assert_eq!((0..10).filter(|_| desk.read().is_some()).count(), 0);
+    desk.at(590_000);
+    assert!(matches!(desk.acquire(), Acquire::Wait(_)));
+
+    let mut desk = Desk::with_token(600);
+    desk.at(1_000);
+    desk.now.unix = desk.now.unix + Duration::from_secs(589);
+    assert!(desk.read().is_none(), "the machine was suspended");
+    desk.at(590_000);
+    desk.now.unix = desk.now.unix - Duration::from_secs(500);
+    assert!(desk.read().is_none(), "the wall clock was set back");
+}
+
+#[test]
+fn r38_a_rejected_token_leaves_the_cell_at_once() {
+    let mut desk = Desk::with_token(600);
+    desk.at(1_000);
+    let token: Token = desk.cell.token(0, desk.now).unwrap();
+    let now = desk.now;
+    desk.board.command(now, |machine| machine.invalidate(token.id(), now));
+    assert!(desk.read().is_none());
+    let waiter = desk.wait();
+    let send = desk.send();
+    desk.board.report(send.op, Ok(granted("second", 600)), desk.now);
+    assert_eq!(desk.board.poll_wait(waiter, 0).unwrap().unwrap().expose(), "second");
+    assert_eq!(desk.read().as_deref(), Some("second"));
+}
+
+#[test]
+fn r26_a_new_token_replaces_the_one_in_the_cell_and_a_failure_does_not() {
+    let mut desk = Desk::with_token(600);
+    desk.at(450_000);
+    let _ = desk.acquire();
+    let send = desk.send();
+    desk.board.report(send.op, Ok(answer(500, "")), desk.now);
+    assert_eq!((0..10).filter_map(|_| desk.read()).next().as_deref(), Some("first"));
+    desk.at(589_000);
+    let _ = desk.acquire();
+    let send = desk.send();
+    desk.board.report(send.op, Ok(granted("second", 600)), desk.now);
+    assert_eq!(desk.read().as_deref(), Some("second"));
+    assert_eq!(desk.cell.token(usize::MAX, desk.now).unwrap().expose(), "second");
+}
+
+#[test]
+fn r25_a_thousand_waiters_cause_one_request_and_each_is_woken_once() {
+    let mut desk = Desk::new();
+    let waiters: Vec<_> = (0..1_000).map(|_| desk.wait()).collect();
+    let work = desk.work();
+    assert_eq!(work.sends.len(), 1);
+    assert!(work.wakes.is_empty());
+    for (number, waiter) in waiters.iter().enumerate() {
+        // Polled twice, as an executor may; the last waker counts.
+        assert!(desk.board.poll_wait(*waiter, usize::MAX).is_none());
+        assert!(desk.board.poll_wait(*waiter, number).is_none());
+    }
+    desk.board.report(work.sends[0].op, Ok(granted("first", 600)), desk.now);
+    let mut work = desk.work();
+    work.wakes.sort_unstable();
+    assert_eq!(work.wakes, (0..1_000).collect::<Vec<_>>());
+    for waiter in waiters {
+        assert_eq!(desk.board.poll_wait(waiter, 0).unwrap().unwrap().expose(), "first");
+        // Its result is given out once.
+        assert_eq!(desk.board.poll_wait(waiter, 0).unwrap().unwrap_err(), AcquireError::DeadlineExceeded);
+    }
+    assert!(desk.work().wakes.is_empty());
+}
+
+#[test]
+fn r51_a_result_that_comes_before_the_waker_is_not_lost() {
+    let mut desk = Desk::new();
+    let waiter = desk.wait();
+    let send = desk.send();
+    desk.board.report(send.op, Ok(granted("first", 600)), desk.now);
+    assert!(desk.work().wakes.is_empty());
+    assert!(desk.board.poll_wait(waiter, 1).unwrap().is_ok());
+}
+
+#[test]
+fn r49_pending_sends_wake_a_waiter_who_takes_them() {
+    let mut desk = Desk::new();
+    let (first, second) = (desk.wait(), desk.wait());
+    let send = desk.send();
+    assert!(desk.board.poll_wait(first, 1).is_none());
+    assert!(desk.board.poll_wait(second, 2).is_none());
+    // The flight's runtime goes away: its guard may start nothing.
+    desk.board.report(send.op, Err(Failure::new(FailureKind::Aborted, "")), desk.now);
+    let work = desk.board.take_wakes();
+    assert!(work.sends.is_empty());
+    assert!(!work.wakes.is_empty(), "somebody has to start the next flight");
+    // Whoever was woken looks, and takes the work.
+    assert!(desk.board.poll_wait(first, 1).is_none());
+    let send = desk.send();
+    desk.board.report(send.op, Ok(granted("first", 600)), desk.now);
+    assert!(desk.board.poll_wait(first, 1).unwrap().is_ok());
+    assert!(desk.board.poll_wait(second, 2).unwrap().is_ok());
+}
+
+#[test]
+fn r48_when_the_one_who_should_start_a_flight_goes_away_another_is_woken() {
+    let mut desk = Desk::new();
+    let (first, second) = (desk.wait(), desk.wait());
+    let send = desk.send();
+    assert!(desk.board.poll_wait(first, 1).is_none());
+    assert!(desk.board.poll_wait(second, 2).is_none());
+    desk.board.report(send.op, Err(Failure::new(FailureKind::Aborted, "")), desk.now);
+    let _ = desk.board.take_wakes();
+    // Both were woken. One looks and keeps waiting, the other is dropped without having looked.
+    assert!(desk.board.poll_wait(second, 2).is_none());
+    desk.board.cancel(first, desk.now);
+    assert_eq!(desk.board.take_wakes().wakes, [2]);
+    assert_eq!(desk.work().sends.len(), 1);
+}
+
+#[test]
+fn r46_a_request_that_nobody_started_in_time_is_not_sent_beside_the_next_one() {
+    let mut desk = Desk::new();
+    let waiter = desk.wait();
+    let send = desk.send();
+    desk.board.report(send.op, Err(Failure::new(FailureKind::Aborted, "")), desk.now);
+    let _ = desk.board.take_wakes();
+    desk.board.cancel(waiter, desk.now);
+    let _ = desk.board.take_wakes();
+    // The repeated request was never taken. Its patience ends, its back-off too, and somebody calls again.
+    desk.at(60_000);
+    let now = desk.now;
+    desk.board.elapse(now);
+    desk.at(300_000);
+    let _ = desk.wait();
+    assert_eq!(desk.work().sends.len(), 1);
+}
+
+#[test]
+fn r48_a_cancelled_waiter_is_neither_woken_nor_kept() {
+    let mut desk = Desk::new();
+    let (first, second) = (desk.wait(), desk.wait());
+    let send = desk.send();
+    assert!(desk.board.poll_wait(first, 1).is_none());
+    assert!(desk.board.poll_wait(second, 2).is_none());
+    desk.board.cancel(first, desk.now);
+    desk.board.report(send.op, Ok(granted("first", 600)), desk.now);
+    assert_eq!(desk.work().wakes, [2]);
+    // Cancelled with its result in hand.
+    desk.board.cancel(second, desk.now);
+    assert!(desk.board.machine().is_idle());
+}
+
+#[test]
+fn r36_deadlines_and_gates_reach_the_waiters_through_elapse() {
+    let mut desk = Desk::new();
+    let short = desk.wait();
+    let Acquire::Wait(long) = desk.board.acquire(desk.key, Some(Duration::from_secs(100)), desk.now) else { panic!() };
+    let send = desk.send();
+    assert!(desk.board.poll_wait(short, 1).is_none());
+    assert!(desk.board.poll_wait(long, 2).is_none());
+    desk.board.report(send.op, Ok(throttled(50)), desk.now);
+    assert_eq!(desk.work().wakes, [1]);
+    assert!(desk.board.poll_wait(short, 1).unwrap().unwrap_err().is_rate_limited());
+    let timeout = desk.board.poll_timeout().unwrap().at;
+    desk.now = Now { mono: timeout, unix: desk.now.unix + timeout.since(desk.now.mono) };
+    let now = desk.now;
+    desk.board.elapse(now);
+    let send = desk.send();
+    desk.board.report(send.op, Ok(granted("first", 600)), desk.now);
+    assert_eq!(desk.work().wakes, [2]);
+    assert!(desk.board.poll_wait(long, 2).unwrap().is_ok());
+}
+
+#[test]
+fn onlookers_are_woken_once_when_anything_happens() {
+    let mut desk = Desk::new();
+    desk.board.look_on(7);
+    assert!(desk.work().wakes.is_empty());
+    let _ = desk.wait();
+    let work = desk.work();
+    assert_eq!(work.wakes, [7]);
+    desk.board.report(work.sends[0].op, Ok(granted("first", 600)), desk.now);
+    assert!(desk.work().wakes.is_empty());
+    desk.board.look_on(8);
+    assert_eq!(desk.board.dismiss(), [8]);
+}
+
+#[test]
+fn a_key_that_is_removed_leaves_its_cell_empty() {
+    let mut desk = Desk::with_token(600);
+    let (now, key) = (desk.now, desk.key);
+    desk.board.command(now, |machine| machine.remove_key(key));
+    assert!(desk.read().is_none());
+    // Added again it is another key, with a cell of its own.
+    let (again, cell) = desk.board.add_key(self::key("shop"), now);
+    assert_ne!(again, key);
+    assert!(!Arc::ptr_eq(&cell, &desk.cell));
+    let (same, known) = desk.board.add_key(self::key("shop"), now);
+    assert!(same == again && Arc::ptr_eq(&known, &cell));
+    // Nobody but its holders keeps the old one.
+    assert_eq!(Arc::strong_count(&desk.cell), 1);
+}
+
+#[test]
+fn r60_all_lanes_share_one_copy_of_the_token() {
+    let desk = Desk::with_token(600);
+    let places: Vec<_> = (0..8).map(|lane| desk.cell.header(lane, desk.now).unwrap().as_bytes().as_ptr()).collect();
+    assert!(places.iter().all(|place| *place == places[0]));
+}
+
+#[test]
+fn r58_neither_board_nor_cell_shows_a_secret() {
+    let mut desk = Desk::with_token(600);
+    desk.at(450_000);
+    let _ = desk.acquire();
+    let shown = format!("{:?} {:?}", desk.board, desk.cell);
+    assert!(!shown.contains("S3cret") && !shown.contains("first"), "{shown}");
+    let work = format!("{:?}", desk.work());
+    assert!(!work.contains("S3cret"), "{work}");
+}

@@ -1,0 +1,585 @@
+//! R15, R19 to R28, R30: when a token is served, refreshed and given up.
+
+use core::time::Duration;
+
+use storm_auth_core::machine::{Acquire, Action, Activity, Output, Reason};
+use storm_auth_core::{AcquireError, Budget, Cause, Event, FailureKind, Machine, Mono, Now, Policy};
+
+use crate::harness::{Lab, cause, failure, granted, json, key, millis, oauth_error, secs, status};
+
+#[test]
+fn r20_the_life_is_counted_from_the_send_less_the_skew_once() {
+    // Lifetime in seconds, and the last millisecond of service after the send: 2 % less, or 10 s.
+    for (lifetime, last) in [(1, 979), (50, 48_999), (100, 97_999), (500, 489_999), (600, 589_999), (3_600, 3_589_999)]
+    {
+        let (mut lab, key) = Lab::with_key();
+        let waiter = lab.wait(key);
+        lab.advance(millis(900));
+        lab.answer(granted("first", lifetime));
+        let token = lab.result(waiter).unwrap();
+        assert_eq!(token.expires_at(), lab.unix(last + 1), "a lifetime of {lifetime} s");
+        assert_eq!(lab.machine.peek(key, lab.now()).unwrap().hard.mono, lab.mono(last + 1));
+
+        lab.advance_to(last);
+        assert_eq!(lab.token(key), "first", "a lifetime of {lifetime} s");
+        lab.advance_to(last + 1);
+        assert!(lab.machine.peek(key, lab.now()).is_none());
+        assert!(matches!(lab.acquire(key), Acquire::Wait(_)), "a lifetime of {lifetime} s");
+    }
+}
+
+#[test]
+fn r20_a_token_that_expired_on_its_way_is_not_served() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    lab.advance(millis(4_900));
+    lab.answer(granted("late", 5));
+    assert_eq!(cause(lab.result(waiter).unwrap_err()), Cause::ExpiredOnArrival);
+    assert!(lab.machine.peek(key, lab.now()).is_none());
+    assert!(matches!(lab.error(key), AcquireError::Unavailable { cause: Cause::ExpiredOnArrival, .. }));
+}
+
+#[test]
+fn r20_an_expired_token_is_served_in_place_of_an_error_only_where_that_was_chosen() {
+    for (grace, served_until) in [(0, 590), (60, 660), (300, 900), (9_000, 900)] {
+        let mut policy = Policy::default();
+        policy.serve_stale_on_error = secs(grace);
+        let mut lab = Lab::with_policy(policy);
+        let key = lab.key("shop");
+        lab.fetch(key, "first", 600);
+
+        lab.advance_to(590_000);
+        let waiter = lab.wait(key);
+        lab.answer(oauth_error(400, "invalid_client"));
+        assert_eq!(lab.result(waiter).is_ok(), grace > 0, "the waiter, with {grace} s of grace");
+        // The error stands for a minute, then for five.
+        for at in [600, 640, 659, 660, 899, 900] {
+            lab.advance_to(at * 1000);
+            match lab.acquire(key) {
+                Acquire::Ready(token) => {
+                    assert_eq!(token.expose(), "first");
+                    assert!(at < served_until, "served at {at} s with {grace} s of grace");
+                }
+                Acquire::Failed(error) => {
+                    assert!(error.is_configuration());
+                    assert!(at >= served_until, "not served at {at} s with {grace} s of grace");
+                }
+                Acquire::Wait(waiter) => {
+                    lab.answer(oauth_error(400, "invalid_client"));
+                    assert_eq!(lab.result(waiter).is_ok(), at < served_until, "the waiter of {at} s with {grace} s");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn r20_a_rejected_token_is_not_served_stale_either() {
+    let mut policy = Policy::default();
+    policy.serve_stale_on_error = secs(300);
+    let mut lab = Lab::with_policy(policy);
+    let key = lab.key("shop");
+    let token = lab.fetch(key, "first", 600);
+    lab.advance_to(100_000);
+    lab.machine.invalidate(token.id(), lab.now());
+    let waiter = lab.wait(key);
+    lab.answer(status(500));
+    assert!(lab.result(waiter).is_err());
+}
+
+#[test]
+fn r20_no_waiter_gets_an_expired_token_when_the_endpoint_is_down_at_expiry() {
+    let (mut lab, key) = Lab::with_token(600);
+    lab.advance_to(580_000);
+    assert_eq!(lab.token(key), "first");
+    lab.advance_to(590_000);
+    let waiter = lab.wait(key);
+    lab.fail(FailureKind::Connect);
+    assert!(matches!(cause(lab.result(waiter).unwrap_err()), Cause::Failed(_)));
+}
+
+#[test]
+fn r15_a_lifetime_of_zero_serves_those_who_wait_and_nobody_else() {
+    for lifetime in ["0", "-1", "0.9", "-3600"] {
+        let (mut lab, key) = Lab::with_key();
+        let waiters = [lab.wait(key), lab.wait(key), lab.wait(key)];
+        lab.advance(millis(80));
+        lab.answer(json(200, &format!(r#"{{"access_token":"once","expires_in":{lifetime},"token_type":"Bearer"}}"#)));
+        for waiter in waiters {
+            assert_eq!(lab.result(waiter).unwrap().expose(), "once");
+        }
+        assert!(lab.machine.peek(key, lab.now()).is_none());
+        assert!(matches!(lab.acquire(key), Acquire::Wait(_)), "a lifetime of {lifetime}");
+        assert_eq!(lab.requests(), 2);
+    }
+}
+
+#[test]
+fn r15_an_unknown_lifetime_is_300_s_and_a_long_one_24_h() {
+    for (expires_in, hard) in
+        [("null", 294), ("[]", 294), ("\"soon\"", 294), ("\"600\"", 590), ("600.9", 590), ("1e9", 86_390)]
+    {
+        let (mut lab, key) = Lab::with_key();
+        let waiter = lab.wait(key);
+        lab.answer(json(200, &format!(r#"{{"access_token":"t","expires_in":{expires_in},"token_type":"Bearer"}}"#)));
+        assert_eq!(lab.result(waiter).unwrap().expires_at(), lab.unix(hard * 1000), "expires_in {expires_in}");
+        let noticed = lab.events.iter().any(|event| matches!(event, Event::Noticed { .. }));
+        assert_eq!(noticed, !expires_in.contains("600"), "expires_in {expires_in}");
+    }
+}
+
+#[test]
+fn r19_a_granted_scope_that_differs_succeeds_and_both_are_visible() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    lab.answer(json(200, r#"{"access_token":"t","expires_in":600,"token_type":"Bearer","scope":"qa lab"}"#));
+    assert_eq!(lab.result(waiter).unwrap().granted_scope(), Some("qa lab"));
+    assert_eq!(lab.status(key).scope.as_deref(), Some("lab"));
+    assert!(
+        lab.events
+            .iter()
+            .any(|event| matches!(event, Event::Granted { other_scope: Some(scope), .. } if scope == "qa lab"))
+    );
+
+    lab.advance_to(450_000);
+    lab.token(key);
+    lab.events.clear();
+    lab.answer(json(200, r#"{"access_token":"u","expires_in":600,"token_type":"Bearer","scope":"lab"}"#));
+    assert!(lab.events.iter().any(|event| matches!(event, Event::Granted { other_scope: None, .. })));
+}
+
+#[test]
+fn r21_the_first_call_after_a_suspend_decides_rightly_without_a_timer() {
+    // The monotonic clock slept with the machine.
+    for asleep in [590, 600, 3_600, 86_400 * 365] {
+        let (mut lab, key) = Lab::with_token(600);
+        lab.suspend(secs(asleep));
+        let waiter = lab.wait(key);
+        lab.answer(granted("second", 600));
+        assert_eq!(lab.result(waiter).unwrap().expose(), "second");
+        lab.advance(secs(400));
+        assert_eq!(lab.token(key), "second", "asleep for {asleep} s");
+        assert_eq!(lab.requests(), 2);
+    }
+    let (mut lab, key) = Lab::with_token(600);
+    lab.suspend(secs(589));
+    assert_eq!(lab.token(key), "first");
+    assert_eq!(lab.requests(), 2, "its refresh is due");
+}
+
+#[test]
+fn r21_a_gate_or_an_error_from_before_a_suspend_does_not_outlast_it() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    lab.answer(oauth_error(400, "invalid_client"));
+    assert!(lab.result(waiter).is_err());
+    lab.suspend(secs(3_600));
+    lab.wait(key);
+    lab.answer(crate::harness::retry_after(status(429), "3600"));
+    lab.suspend(secs(3_700));
+    lab.wait(key);
+    assert_eq!(lab.requests(), 3);
+}
+
+#[test]
+fn r21_a_request_from_before_a_suspend_brings_no_token_that_has_expired() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait(key);
+    lab.suspend(secs(600));
+    let waiter = lab.wait(key);
+    lab.answer(granted("old", 600));
+    assert_eq!(cause(lab.result(waiter).unwrap_err()), Cause::ExpiredOnArrival);
+}
+
+#[test]
+fn r22_a_wall_clock_that_is_set_back_never_extends_a_life() {
+    for back in [1, 600, 86_400 * 365] {
+        let (mut lab, key) = Lab::with_token(600);
+        lab.wall_back(secs(back));
+        lab.advance_to(589_999);
+        assert_eq!(lab.token(key), "first");
+        lab.advance_to(590_000);
+        assert!(matches!(lab.acquire(key), Acquire::Wait(_)), "set back by {back} s");
+    }
+}
+
+#[test]
+fn r22_a_wall_clock_that_is_set_forward_costs_one_request() {
+    let (mut lab, key) = Lab::with_token(600);
+    lab.wall_forward(secs(86_400));
+    let waiter = lab.wait(key);
+    lab.answer(granted("second", 600));
+    lab.result(waiter).unwrap();
+    // It is set right again, and nothing more is asked for.
+    lab.wall_back(secs(86_400));
+    for at in (0..450).step_by(10) {
+        lab.drive_to(at * 1000);
+        assert_eq!(lab.token(key), "second");
+    }
+    assert_eq!(lab.requests(), 2);
+}
+
+#[test]
+fn r22_a_wall_clock_that_is_set_back_does_not_close_an_open_gate_again() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait(key);
+    lab.answer(crate::harness::retry_after(status(429), "100"));
+    lab.advance(secs(103));
+    lab.tick();
+    lab.wall_back(secs(3_600));
+    lab.wait(key);
+    assert_eq!(lab.requests(), 2);
+}
+
+#[test]
+fn r23_the_ends_of_time_and_of_the_settings_overflow_nothing() {
+    let ends = [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX];
+    for (mono, unix) in ends.into_iter().flat_map(|mono| ends.map(|unix| (mono, unix))) {
+        for share in [0.0, 1.0, 1e300, -1.0, f64::NAN, f64::INFINITY] {
+            let mut policy = Policy::default();
+            policy.caller_deadline = Duration::MAX;
+            policy.serve_stale_on_error = Duration::MAX;
+            policy.refresh_early = share;
+            policy.refresh_late = share;
+            policy.budget = Budget::per_minute(u32::MAX, u32::MAX);
+            let now = Now::from_millis(mono, unix);
+            let mut machine = Machine::new(policy, u64::MAX);
+            let key = machine.add_key(key("shop", "S3cret"), now);
+            let retry = crate::harness::retry_after(status(429), "18446744073709551615");
+            for response in
+                [granted("a", u64::MAX), retry, status(500), oauth_error(400, "invalid_client"), granted("b", 1)]
+            {
+                let _ = machine.acquire(key, Some(Duration::MAX), now);
+                // No gate stays closed at the end of time, so the answers are counted.
+                for _ in 0..20 {
+                    if let Some(Output::Perform(Action::Send(send))) = machine.poll_output() {
+                        machine.handle_response(send.op, &response, now);
+                    }
+                }
+                machine.handle_timeout(now);
+                assert!(
+                    !format!("{:?} {:?} {:?}", machine.poll_timeout(), machine.status(now), machine.counters())
+                        .is_empty()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn r24_in_the_refresh_window_everybody_is_served_and_one_refresh_runs() {
+    let (mut lab, key) = Lab::with_token(600);
+    lab.advance_to(449_999);
+    assert_eq!(lab.token(key), "first");
+    assert_eq!(lab.requests(), 1);
+    lab.advance_to(450_000);
+    for _ in 0..100 {
+        assert_eq!(lab.token(key), "first");
+    }
+    assert_eq!(lab.requests(), 2);
+    lab.advance_to(480_000);
+    assert_eq!(lab.token(key), "first");
+    assert_eq!(lab.requests(), 2);
+    lab.answer(granted("second", 600));
+    assert_eq!(lab.token(key), "second");
+}
+
+#[test]
+fn r24_the_published_look_tells_when_somebody_must_ask_again() {
+    let (mut lab, key) = Lab::with_token(600);
+    let look = |lab: &Lab| lab.machine.peek(key, lab.now()).unwrap().look.mono;
+    assert_eq!(look(&lab), lab.mono(450_000), "its refresh");
+    lab.advance_to(450_000);
+    lab.token(key);
+    assert_eq!(look(&lab), lab.mono(510_000), "the end of the request's patience");
+    lab.advance_to(451_000);
+    lab.answer(oauth_error(400, "invalid_client"));
+    assert_eq!(look(&lab), lab.mono(511_000), "the next probe");
+    lab.advance_to(511_000);
+    lab.token(key);
+    lab.answer(oauth_error(400, "invalid_client"));
+    assert_eq!(look(&lab), lab.mono(590_000), "the end of its life");
+}
+
+#[test]
+fn r25_a_thousand_callers_cause_one_request_and_all_are_served() {
+    let (mut lab, key) = Lab::with_key();
+    let waiters: Vec<_> = (0..1_000).map(|_| lab.wait(key)).collect();
+    assert_eq!(lab.requests(), 1);
+    lab.advance(millis(60));
+    lab.answer(granted("first", 600));
+    for waiter in waiters {
+        assert_eq!(lab.result(waiter).unwrap().expose(), "first");
+    }
+    assert!(lab.machine.is_idle());
+}
+
+#[test]
+fn r25_the_default_deadline_is_30_s_and_the_request_goes_on() {
+    let (mut lab, key) = Lab::with_key();
+    let Acquire::Wait(waiter) = lab.acquire(key) else { panic!() };
+    lab.drive_to(29_999);
+    assert!(!lab.is_resolved(waiter));
+    lab.drive_to(30_000);
+    assert_eq!(lab.result(waiter).unwrap_err(), AcquireError::DeadlineExceeded);
+    assert_eq!(lab.status(key).activity, Activity::Requesting);
+    lab.advance_to(45_000);
+    lab.answer(granted("first", 600));
+    assert_eq!(lab.token(key), "first");
+}
+
+#[test]
+fn r26_a_failed_refresh_never_displaces_a_valid_token() {
+    let answers = [status(500), oauth_error(400, "invalid_client"), status(429), json(200, "[]"), granted("zero", 0)];
+    for (number, answer) in answers.into_iter().enumerate() {
+        let (mut lab, key) = Lab::with_token(600);
+        lab.advance_to(450_000);
+        lab.token(key);
+        lab.answer(answer);
+        for at in [450_000, 500_000, 560_000, 589_999] {
+            lab.drive_to(at);
+            assert_eq!(lab.token(key), "first", "answer {number}");
+        }
+    }
+    for kind in [FailureKind::Connect, FailureKind::Io, FailureKind::Timeout, FailureKind::Aborted] {
+        let (mut lab, key) = Lab::with_token(600);
+        lab.advance_to(450_000);
+        lab.token(key);
+        lab.fail(kind);
+        lab.drive_to(589_999);
+        assert_eq!(lab.token(key), "first", "{kind:?}");
+    }
+}
+
+#[test]
+fn r26_the_reply_to_an_older_request_changes_nothing() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait_within(key, secs(100));
+    let older = lab.sends.pop_front().unwrap().op;
+    // Its patience ends, and another one goes out.
+    lab.drive_to(70_000);
+    let waiter = lab.wait(key);
+    lab.answer(granted("newer", 600));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "newer");
+    lab.answer_op(older, granted("older", 86_400));
+    assert!(lab.events.contains(&Event::LateReport { op: older }));
+    assert_eq!(lab.token(key), "newer");
+    lab.machine.handle_failure(older, failure(FailureKind::Io), lab.now());
+    assert_eq!(lab.token(key), "newer");
+}
+
+#[test]
+fn r26_the_newest_request_wins_also_with_a_shorter_life() {
+    let (mut lab, key) = Lab::with_token(3_600);
+    lab.advance_to(2_700_000);
+    lab.token(key);
+    lab.answer(granted("short", 60));
+    assert_eq!(lab.token(key), "short");
+    lab.advance_to(2_758_800);
+    assert!(matches!(lab.acquire(key), Acquire::Wait(_)));
+}
+
+#[test]
+fn r27_an_error_is_answered_from_memory_only_until_its_gate_opens() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    lab.answer(oauth_error(400, "invalid_client"));
+    let error = lab.result(waiter).unwrap_err();
+    assert_eq!(error.retry_at(), Some(lab.unix(60_000)));
+    lab.advance_to(59_999);
+    assert_eq!(lab.error(key), error);
+    assert_eq!(lab.status(key).error, Some(error));
+    assert_eq!(lab.requests(), 1);
+    lab.advance_to(60_000);
+    assert_eq!(lab.status(key).error, None, "a call would not get it any more");
+    assert_eq!(lab.status(key).activity, Activity::Idle);
+    lab.wait(key);
+    assert_eq!(lab.requests(), 2);
+}
+
+#[test]
+fn r28_the_call_after_an_outage_gets_its_token_after_one_request() {
+    // An outage of minutes, hours, or a month, with a caller each second of its first hour.
+    for outage in [60, 3_600, 86_400 * 30] {
+        let (mut lab, key) = Lab::with_key();
+        let mut at = 0;
+        while at < outage {
+            lab.drive_to(at * 1000);
+            let _ = lab.acquire(key);
+            while !lab.sends.is_empty() {
+                lab.fail(FailureKind::Connect);
+            }
+            at += if at < 3_600 { 1 } else { 3_600 };
+        }
+        lab.drive_to(outage * 1000);
+        let gate = match lab.acquire(key) {
+            Acquire::Failed(error) => error.retry_at().unwrap().since(lab.now().unix),
+            _ => Duration::ZERO,
+        };
+        assert!(gate <= secs(120), "an outage of {outage} s leaves a gate of {gate:?}");
+        lab.drive(gate);
+        if lab.sends.is_empty() {
+            lab.wait(key);
+        }
+        lab.answer(granted("back", 600));
+        assert_eq!(lab.token(key), "back");
+    }
+}
+
+#[test]
+fn r30_windows_scale_with_the_lifetime() {
+    for lifetime in [1, 8, 60, 600, 3_600, 86_400] {
+        let (mut lab, key) = Lab::with_token(lifetime);
+        assert_eq!(lab.status(key).refresh_at, Some(lab.unix(lifetime * 750)));
+        lab.advance_to(lifetime * 750 - 1);
+        lab.token(key);
+        assert_eq!(lab.requests(), 1, "a lifetime of {lifetime} s");
+        lab.advance_to(lifetime * 750);
+        lab.token(key);
+        assert_eq!(lab.requests(), 2, "a lifetime of {lifetime} s");
+    }
+}
+
+#[test]
+fn r30_a_key_that_nobody_calls_expires_without_a_request() {
+    let (mut lab, key) = Lab::with_token(600);
+    lab.drive_to(449_000);
+    lab.token(key);
+    lab.drive_to(86_400_000);
+    assert_eq!(lab.requests(), 1);
+    assert_eq!(lab.machine.poll_timeout(), None);
+    assert!(lab.machine.is_idle());
+}
+
+#[test]
+fn r30_keep_warm_needs_no_call_and_keeps_a_steady_period() {
+    let (mut lab, key) = Lab::with_key();
+    lab.machine.keep_warm(key, lab.now());
+    for refresh in 0..20 {
+        lab.drive_to(refresh * 450_000);
+        lab.answer(granted(&format!("t{refresh}"), 600));
+    }
+    assert_eq!(lab.times(), (0..20).map(|refresh| refresh * 450_000).collect::<Vec<_>>());
+    // As often as it was asked for, it has to be taken back.
+    lab.machine.keep_warm(key, lab.now());
+    lab.machine.keep_cold(key, lab.now());
+    lab.drive_to(20 * 450_000);
+    assert_eq!(lab.requests(), 21);
+    lab.answer(granted("last", 600));
+    lab.machine.keep_cold(key, lab.now());
+    lab.drive_to(86_400_000);
+    assert_eq!(lab.requests(), 21);
+    assert_eq!(lab.machine.poll_timeout(), None);
+}
+
+#[test]
+fn r30_a_warm_key_survives_failures_rejections_and_clocks_that_step() {
+    let (mut lab, key) = Lab::with_key();
+    lab.machine.keep_warm(key, lab.now());
+    lab.drive_to(0);
+    lab.answer(oauth_error(400, "invalid_client"));
+    // The wall clock goes forward, the machine looks at its timers, and the wall clock comes back.
+    lab.wall_forward(secs(50));
+    lab.machine.keep_warm(key, lab.now());
+    lab.wall_back(secs(50));
+    lab.drive_to(60_000);
+    assert_eq!(lab.times(), [0, 60_000]);
+    lab.answer(granted("first", 600));
+    let token = lab.machine.peek(key, lab.now()).unwrap().token;
+    lab.machine.invalidate(token.id(), lab.now());
+    lab.drive_to(61_000);
+    assert_eq!(lab.times(), [0, 60_000, 60_000]);
+    lab.fail(FailureKind::Io);
+    lab.drive_to(80_000);
+    lab.answer(granted("second", 600));
+    assert!(lab.machine.peek(key, lab.now()).is_some());
+}
+
+#[test]
+fn r30_calls_keep_a_steady_period_and_draw_no_randomness() {
+    let times = |seed| {
+        let mut lab = Lab::seeded(Policy::default(), seed);
+        let key = lab.key("shop");
+        lab.fetch(key, "t0", 600);
+        for second in 1..7_200 {
+            lab.drive_to(second * 1000);
+            lab.token(key);
+            if !lab.sends.is_empty() {
+                lab.answer(granted(&format!("t{second}"), 600));
+            }
+        }
+        lab.times()
+    };
+    assert_eq!(times(1), (0..16).map(|refresh| refresh * 450_000).collect::<Vec<_>>());
+    assert_eq!(times(1), times(2));
+}
+
+#[test]
+fn r30_refreshes_are_late_for_a_while_after_a_throttle_was_felt_and_early_again_after_it() {
+    let (mut lab, key) = Lab::with_token(600);
+    let other = lab.key("erp");
+    lab.advance_to(10_000);
+    lab.wait(other);
+    lab.answer_key(other, status(429));
+    assert_eq!(lab.status(key).refresh_at, Some(lab.unix(559_800)), "0.933 of 600 s");
+    lab.advance_to(450_000);
+    assert_eq!(lab.token(key), "first");
+    assert!(lab.wire[2..].iter().all(|(_, whose)| *whose != key));
+
+    // Twelve lifetimes later it is forgotten.
+    lab.drive_to(10_000 + 12 * 600_000 - 1_000);
+    let waiter = lab.wait(key);
+    lab.answer_key(key, granted("second", 600));
+    lab.result(waiter).unwrap();
+    let sent = lab.elapsed();
+    assert_eq!(lab.status(key).refresh_at, Some(lab.unix(sent + 559_800)));
+    lab.advance(secs(1));
+    assert_eq!(lab.status(key).refresh_at, Some(lab.unix(sent + 450_000)));
+}
+
+#[test]
+fn r30_a_first_request_is_never_delayed() {
+    let mut lab = Lab::new();
+    for client in 0..21 {
+        lab.advance(millis(1));
+        let key = lab.key(&format!("client-{client}"));
+        lab.wait(key);
+        assert_eq!(lab.requests(), client + 1);
+    }
+    assert!(lab.events.iter().all(|event| !matches!(event, Event::Deferred { .. })));
+}
+
+#[test]
+fn the_reason_of_each_request_is_told() {
+    let (mut lab, key) = Lab::with_token(600);
+    lab.advance_to(450_000);
+    lab.token(key);
+    lab.answer(granted("second", 600));
+    lab.advance_to(1_100_000);
+    lab.wait(key);
+    lab.answer(granted("third", 600));
+    let third = lab.machine.peek(key, lab.now()).unwrap().token;
+    lab.machine.invalidate(third.id(), lab.now());
+    lab.wait(key);
+    let reasons: Vec<_> = (lab.events.iter())
+        .filter_map(|event| match event {
+            Event::Requested { reason, .. } => Some(*reason),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(reasons, [Reason::First, Reason::Refresh, Reason::Expired, Reason::Rejected]);
+}
+
+#[test]
+fn while_outputs_are_queued_poll_timeout_says_so() {
+    let mut lab = Lab::new();
+    let key = lab.key("shop");
+    assert_eq!(lab.machine.poll_timeout(), None);
+    let _ = lab.machine.acquire(key, None, lab.now());
+    let timeout = lab.machine.poll_timeout().unwrap();
+    assert_eq!((timeout.at, timeout.reason), (Mono::default(), storm_auth_core::machine::TimeoutReason::Output));
+    assert!(!lab.machine.is_idle());
+    // Drained in part, it still does.
+    assert!(lab.machine.poll_output().is_some());
+    assert_eq!(lab.machine.poll_timeout(), Some(timeout));
+}

@@ -1,0 +1,254 @@
+//! R1 to R7: what is configured, and the bytes that are sent.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderMap, HeaderValue, Method, header};
+use proptest::prelude::*;
+use storm_auth_core::{Credentials, Environment, Field, HttpHosts, Key, Scope, Settings, Stage, TokenUrl, scope};
+
+use crate::harness::Lab;
+
+fn text() -> impl Strategy<Value = String> {
+    // Any UTF-8, the characters that forms treat specially more often; R3 takes no control characters, and no space around it.
+    let special = proptest::sample::select(" &=+%;/?#\"\\~*'()é😀".chars().collect::<Vec<_>>());
+    let inner = prop_oneof![special, any::<char>()].prop_filter("no control character", |c| !c.is_control());
+    proptest::collection::vec(inner, 1..40)
+        .prop_map(String::from_iter)
+        .prop_filter("no white space around it", |text| text.trim() == text && !text.is_empty())
+}
+
+fn scopes() -> impl Strategy<Value = String> {
+    proptest::collection::btree_set("[!#-\\[\\]-~]{1,12}", 1..5)
+        .prop_map(|tokens| tokens.into_iter().collect::<Vec<_>>().join(" "))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn r1_any_id_secret_and_scope_arrive_byte_for_byte(id in text(), secret in text(), scope in scopes()) {
+        let mut lab = Lab::new();
+        let url = TokenUrl::parse("https://identity.storm.io/1.0/connect/token?tenant=a%20b", &HttpHosts::default()).unwrap();
+        let key = Key::new(url, Credentials::new(id.clone(), secret.clone()).unwrap(), Scope::new(&scope).unwrap());
+        let key = lab.machine.add_key(key, lab.now());
+        lab.wait(key);
+        let send = lab.take_send(key);
+        let request = &send.request;
+        let sent: Vec<_> = form_urlencoded::parse(request.body().as_bytes()).into_owned().collect();
+        let expected = [
+            ("grant_type", "client_credentials"), ("client_id", &id), ("client_secret", &secret), ("scope", &scope),
+        ];
+        prop_assert_eq!(sent, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        prop_assert_eq!(request.method(), Method::POST);
+        prop_assert_eq!(request.uri(), "https://identity.storm.io/1.0/connect/token?tenant=a%20b");
+        let headers: BTreeMap<_, _> = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let expected: BTreeMap<_, &[u8]> = BTreeMap::from([
+            ("accept", &b"application/json"[..]),
+            ("accept-encoding", b"identity"),
+            ("content-type", b"application/x-www-form-urlencoded"),
+        ]);
+        prop_assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn r2_a_scope_is_taken_as_the_rfc_allows_it(scope in "[ -~é\t]{0,12}") {
+        let tokens: Vec<&str> = scope.split(' ').collect();
+        let allowed = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
+        let distinct = tokens.iter().collect::<std::collections::BTreeSet<_>>().len() == tokens.len();
+        let valid = distinct && tokens.iter().all(|token| !token.is_empty() && token.chars().all(allowed));
+        match Scope::new(&scope) {
+            Ok(taken) => {
+                prop_assert!(valid, "{:?} was taken", scope);
+                prop_assert_eq!(taken.as_str(), Some(&scope[..]));
+            }
+            Err(error) => {
+                prop_assert!(!valid, "{:?} was refused", scope);
+                prop_assert_eq!(error.field(), Field::Scope);
+            }
+        }
+    }
+}
+
+#[test]
+fn r2_the_known_scopes_are_constants_and_none_is_an_explicit_choice() {
+    for known in [scope::LAB, scope::QA, scope::PRODUCTION, scope::PLAYGROUND, scope::STAGE, scope::PROD, "Staging"] {
+        assert_eq!(Scope::new(known).unwrap().as_str(), Some(known));
+    }
+    let credentials = Credentials::new("shop", "S3cret").unwrap();
+    let settings = Settings::new().token_url("https://id.example/token").credentials(credentials);
+    assert_eq!(settings.clone().check().unwrap_err().field(), Field::Scope);
+    let config = settings.scope(Scope::server_default()).check().unwrap();
+    let mut lab = Lab::new();
+    let key = lab.machine.add_key(config.key, lab.now());
+    lab.wait(key);
+    assert_eq!(
+        lab.sends[0].request.body().as_bytes(),
+        b"grant_type=client_credentials&client_id=shop&client_secret=S3cret"
+    );
+}
+
+#[test]
+fn r3_white_space_around_and_control_characters_name_the_field_and_not_the_value() {
+    let bad = [
+        "",
+        " ",
+        " canary-value",
+        "canary-value ",
+        "canary-value\n",
+        "\tcanary-value",
+        "canary\rvalue",
+        "canary\0value",
+        "canary\u{7f}value",
+        "canary\u{85}value",
+        "\u{a0}canary-value",
+        "canary-value\u{2003}",
+    ];
+    for value in bad {
+        for (field, result) in [
+            (Field::ClientId, Credentials::new(value, "S3cret")),
+            (Field::ClientSecret, Credentials::new("shop", value)),
+        ] {
+            let error = result.unwrap_err();
+            assert_eq!(error.field(), field, "{value:?}");
+            assert!(!format!("{error} {error:?}").contains("anary"), "{error}");
+        }
+    }
+    assert!(Credentials::new("a b", "pass word").is_ok());
+}
+
+#[test]
+fn r4_a_token_url_is_https_without_userinfo_and_fragment() {
+    let mut hosts = HttpHosts::default();
+    hosts.danger_allow("emulator");
+    let taken = [
+        "https://identity.storm.io/1.0/connect/token",
+        "HTTPS://Identity.Storm.IO:8443/token?x=1",
+        "http://127.0.0.1:8080/token",
+        "http://127.255.0.9/token",
+        "http://[::1]:8080/token",
+        "http://localhost/token",
+        "http://LOCALHOST:1/token",
+        "http://emulator:9000/token",
+        "http://EMULATOR/token",
+    ];
+    let refused = [
+        "",
+        "/token",
+        "identity.storm.io/token",
+        "ftp://identity.storm.io/token",
+        "http://identity.storm.io/token",
+        "http://128.0.0.1/token",
+        "http://10.0.0.1/token",
+        "http://[::2]/token",
+        "http://localhost.example/token",
+        "http://127.0.0.1.example/token",
+        "http://emulator.example/token",
+        "https://user@identity.storm.io/token",
+        "https://user:pass@identity.storm.io/token",
+        "https://@identity.storm.io/token",
+        "https://identity.storm.io/token#f",
+        "https://identity.storm.io/token#",
+        "https://identity.storm.io:99999/token",
+        "https:///token",
+        "https://identity.storm.io/to ken",
+    ];
+    for url in taken {
+        assert!(TokenUrl::parse(url, &hosts).is_ok(), "{url}");
+    }
+    for url in refused {
+        let error = TokenUrl::parse(url, &hosts).expect_err(url);
+        assert_eq!(error.field(), Field::TokenUrl);
+    }
+    // Named for nobody else.
+    assert!(TokenUrl::parse("http://emulator/token", &HttpHosts::default()).is_err());
+    // And through the settings too.
+    let settings = |url: &str| {
+        let credentials = Credentials::new("shop", "S3cret").unwrap();
+        Settings::new().token_url(url).credentials(credentials).scope(Scope::new("lab").unwrap())
+    };
+    assert!(settings("http://emulator/token").check().is_err());
+    assert!(settings("http://emulator/token").danger_allow_http("emulator").check().is_ok());
+}
+
+#[test]
+fn r4_a_tenant_cannot_move_the_secret_to_another_host() {
+    for slug in ["", "evil.example/", "a.b", "a@b", "a#", "-a", "a-", "ä", "a b"] {
+        let error = Settings::new()
+            .environment(Environment::norce(slug, "se", Stage::Production))
+            .credentials(Credentials::new("shop", "S3cret").unwrap())
+            .check()
+            .expect_err(slug);
+        assert_eq!(error.field(), Field::Tenant, "{slug:?}");
+    }
+}
+
+#[test]
+fn r6_the_application_id_is_a_header_and_no_part_of_the_key() {
+    let config = |id, header: Option<&str>| {
+        let settings = Settings::new()
+            .environment(Environment::storm_lab())
+            .credentials(Credentials::new("shop", "S3cret").unwrap())
+            .application_id(id);
+        match header {
+            Some(name) => settings.application_header(name).check(),
+            None => settings.check(),
+        }
+    };
+    let mut lab = Lab::new();
+    let keys: Vec<_> = [(1, None), (1042, None), (7, Some("application-id"))]
+        .into_iter()
+        .map(|(id, header)| lab.machine.add_key(config(id, header).unwrap().key, lab.now()))
+        .collect();
+    assert_eq!(keys, [keys[0]; 3]);
+
+    let headers = |header: Option<&str>, per_request| {
+        let mut headers = HeaderMap::new();
+        let api = config(1042, header).unwrap().api.unwrap();
+        api.authorize(&mut headers, HeaderValue::from_static("Bearer t"), per_request);
+        headers
+    };
+    assert_eq!(headers(None, None)["applicationId"], "1042");
+    assert_eq!(headers(None, Some(7))["ApplicationId"], "7");
+    assert_eq!(headers(Some("application-id"), None)["application-id"], "1042");
+    assert!(!headers(Some("application-id"), None).contains_key("applicationid"));
+    assert_eq!(headers(None, None)[header::AUTHORIZATION], "Bearer t");
+    assert_eq!(config(1, Some("not a header")).unwrap_err().field(), Field::ApplicationHeader);
+}
+
+#[test]
+fn r6_an_application_id_from_the_environment_is_a_number() {
+    let settings = |id: &'static str| {
+        let variable = move |name: &str| {
+            Some(match name {
+                "STORM_TOKEN_URL" => "https://id.example/token".into(),
+                "STORM_API_URL" => "https://api.example".into(),
+                "STORM_CLIENT_ID" => "shop".into(),
+                "STORM_CLIENT_SECRET" => "S3cret".into(),
+                "STORM_SCOPE" => "lab".into(),
+                "STORM_APPLICATION_ID" => id.into(),
+                _ => return None,
+            })
+        };
+        Settings::from_variables(variable, |_| unreachable!("no file is named"))
+    };
+    assert!(settings("1042").is_ok());
+    for bad in ["", "+1", "-1", "1.0", "0x10", "99999999999999999999", " 1"] {
+        assert_eq!(settings(bad).expect_err(bad).field(), Field::ApplicationId);
+    }
+}
+
+#[test]
+fn r7_the_request_is_plain_http_with_a_body_that_shows_nothing() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait(key);
+    let send = lab.take_send(key);
+    let shown = format!("{send:?} {:?}", send.request);
+    assert!(shown.contains("[token request body]") && !shown.contains("S3cret"), "{shown}");
+    let request: http::Request<storm_auth_core::wire::request::FormBody> = send.request;
+    let sent: &[u8] = request.body().as_ref();
+    assert_eq!(sent, b"grant_type=client_credentials&client_id=shop&client_secret=S3cret&scope=lab");
+    // What an HTTP client is given is the same memory, which is wiped with its last holder, and no copy of it.
+    let place = sent.as_ptr();
+    let bytes = request.into_body().into_bytes();
+    assert_eq!(bytes.as_ptr(), place);
+}

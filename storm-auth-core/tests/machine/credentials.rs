@@ -1,0 +1,158 @@
+//! R43 and R37: credentials that are replaced in place.
+
+use storm_auth_core::{AcquireError, Credentials, Event, Failure, FailureKind, Field, KeyId};
+
+use crate::harness::{Lab, granted, json, key, oauth_error, retry_after, secs, status};
+
+fn replace(lab: &mut Lab, key: KeyId, secret: &str) {
+    lab.machine.set_credentials(key, Credentials::new("shop", secret).unwrap(), lab.now()).unwrap();
+    lab.drain();
+}
+
+fn body(lab: &Lab) -> String {
+    String::from_utf8(lab.sends.back().unwrap().request.body().as_bytes().to_vec()).unwrap()
+}
+
+#[test]
+fn r43_the_next_request_uses_the_new_secret_and_the_token_stays() {
+    let (mut lab, key) = Lab::with_token(600);
+    replace(&mut lab, key, "new-one");
+    assert!(lab.events.contains(&Event::CredentialsReplaced { key }));
+    assert_eq!(lab.token(key), "first");
+    assert_eq!(lab.requests(), 1);
+    lab.advance_to(450_000);
+    assert_eq!(lab.token(key), "first");
+    assert!(body(&lab).contains("client_secret=new-one"));
+}
+
+#[test]
+fn r43_a_late_error_of_the_old_secret_is_dropped_and_the_waiters_get_the_new_ones_token() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    replace(&mut lab, key, "new-one");
+    let op = lab.answer(oauth_error(400, "invalid_client"));
+    assert!(lab.events.contains(&Event::LateReport { op }));
+    assert!(lab.events.iter().all(|event| !matches!(event, Event::Refused { .. })));
+    assert!(!lab.is_resolved(waiter));
+    assert!(body(&lab).contains("client_secret=new-one"));
+    lab.answer(granted("t", 600));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "t");
+}
+
+#[test]
+fn r43_a_late_error_of_the_old_secret_leaves_no_trace_behind_a_429() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait(key);
+    replace(&mut lab, key, "new-one");
+    lab.answer(oauth_error(400, "invalid_client"));
+    lab.answer(retry_after(status(429), "60"));
+    assert_eq!(lab.error(key).refusal(), None);
+}
+
+#[test]
+fn r43_a_late_token_of_the_old_secret_is_taken() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    replace(&mut lab, key, "new-one");
+    lab.answer(granted("old", 600));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "old");
+    assert_eq!(lab.token(key), "old");
+}
+
+#[test]
+fn r37_a_refused_configuration_clears_at_once_when_the_credentials_change() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait(key);
+    lab.answer(oauth_error(400, "invalid_client"));
+    lab.advance_to(60_000);
+    lab.wait(key);
+    lab.answer(oauth_error(400, "invalid_client"));
+    lab.error(key);
+    replace(&mut lab, key, "new-one");
+    assert_eq!(lab.status(key).error, None);
+    let waiter = lab.wait(key);
+    // And the next refusal is the first of its kind.
+    lab.answer(oauth_error(400, "invalid_client"));
+    let AcquireError::Configuration { retry_at, .. } = lab.result(waiter).unwrap_err() else { panic!() };
+    assert_eq!(retry_at, lab.unix(120_000));
+}
+
+#[test]
+fn r37_new_credentials_do_not_pass_a_closed_gate() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait(key);
+    lab.answer(retry_after(oauth_error(400, "invalid_client"), "100"));
+    replace(&mut lab, key, "new-one");
+    let error = lab.error(key);
+    assert!(error.is_rate_limited() && !error.is_configuration());
+    assert_eq!(lab.requests(), 1);
+}
+
+#[test]
+fn r37_a_warm_key_asks_with_the_new_credentials_by_itself() {
+    let (mut lab, key) = Lab::with_key();
+    lab.machine.keep_warm(key, lab.now());
+    lab.drive_to(0);
+    lab.answer(oauth_error(400, "invalid_client"));
+    lab.advance_to(10_000);
+    replace(&mut lab, key, "new-one");
+    lab.drive_to(11_000);
+    assert_eq!(lab.times(), [0, 10_000]);
+    assert!(body(&lab).contains("client_secret=new-one"));
+}
+
+#[test]
+fn r43_adding_a_known_key_with_another_secret_replaces_it() {
+    let (mut lab, first) = Lab::with_key();
+    let same = lab.machine.add_key(key("shop", "S3cret"), lab.now());
+    lab.drain();
+    assert_eq!(same, first);
+    assert!(lab.events.is_empty());
+    let rotated = lab.machine.add_key(key("shop", "new-one"), lab.now());
+    assert_eq!(rotated, first);
+    lab.wait(first);
+    assert!(body(&lab).contains("client_secret=new-one"));
+}
+
+#[test]
+fn r43_another_client_id_is_another_key() {
+    let (mut lab, key) = Lab::with_token(600);
+    let error = lab.machine.set_credentials(key, Credentials::new("erp", "S3cret").unwrap(), lab.now()).unwrap_err();
+    assert_eq!(error.field(), Field::ClientId);
+    assert_eq!(lab.token(key), "first");
+    lab.machine.remove_key(key);
+    assert!(lab.machine.set_credentials(key, Credentials::new("shop", "x").unwrap(), lab.now()).is_err());
+}
+
+#[test]
+fn r58_a_late_answer_that_repeats_the_old_secret_shows_neither() {
+    let echo = r#"{"error":"server_error","error_description":"bad secret 0ld-canary-secret or new-canary-secret"}"#;
+    for way in 0..2 {
+        let mut lab = Lab::new();
+        let id = lab.machine.add_key(key("shop", "0ld-canary-secret"), lab.now());
+        let waiter = lab.wait(id);
+        replace(&mut lab, id, "new-canary-secret");
+        match way {
+            0 => _ = lab.answer(json(500, echo)),
+            _ => {
+                let op = lab.sends.pop_front().unwrap().op;
+                lab.machine.handle_failure(op, Failure::new(FailureKind::Io, echo), lab.now());
+                lab.drain();
+            }
+        }
+        let error = lab.result(waiter).unwrap_err();
+        let texts = format!("{error} {error:?} {:?} {:?} {:?}", lab.transcript, lab.machine, lab.status(id));
+        assert!(!texts.contains("canary"), "{texts}");
+    }
+}
+
+#[test]
+fn r43_a_throttle_of_the_old_secret_still_closes_the_gate() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait_within(key, secs(100));
+    replace(&mut lab, key, "new-one");
+    lab.answer(retry_after(oauth_error(400, "invalid_client"), "60"));
+    assert_eq!(lab.requests(), 1);
+    lab.drive_to(62_000);
+    assert_eq!(lab.requests(), 2);
+}

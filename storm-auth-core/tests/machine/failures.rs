@@ -1,0 +1,424 @@
+//! R25, R27, R35, R37, R47, R79 and the end: what goes wrong, who is told, and what is asked again.
+
+use core::time::Duration;
+
+use storm_auth_core::machine::{Acquire, Activity};
+use storm_auth_core::wire::response::Class;
+use storm_auth_core::{AcquireError, Cause, Event, FailureKind, KeyId};
+
+use crate::harness::{Lab, cause, failure, granted, json, millis, oauth_error, retry_after, secs, status};
+
+/// Calls until a request goes out.
+fn until_asked(lab: &mut Lab, key: KeyId) {
+    while lab.sends.is_empty() {
+        lab.drive(millis(100));
+        let _ = lab.acquire(key);
+    }
+}
+
+#[test]
+fn r25_a_failure_ends_the_flight_for_all_at_once() {
+    let kinds = [FailureKind::Connect, FailureKind::Io, FailureKind::Timeout];
+    for kind in kinds {
+        let (mut lab, key) = Lab::with_key();
+        let waiters: Vec<_> = (0..200).map(|_| lab.wait(key)).collect();
+        lab.advance(millis(20));
+        lab.fail(kind);
+        for waiter in waiters {
+            assert_eq!(cause(lab.result(waiter).unwrap_err()), Cause::Failed(failure(kind)));
+        }
+        assert_eq!(lab.requests(), 1);
+    }
+    for answer in [status(500), status(403), json(200, "<html>"), json(200, r#"{"access_token":""}"#)] {
+        let (mut lab, key) = Lab::with_key();
+        let waiters: Vec<_> = (0..200).map(|_| lab.wait(key)).collect();
+        lab.answer(answer);
+        for waiter in waiters {
+            let AcquireError::Unavailable { cause: Cause::Refused(refusal), .. } = lab.result(waiter).unwrap_err()
+            else {
+                panic!()
+            };
+            assert_eq!(refusal.class, Class::Transient);
+        }
+    }
+}
+
+#[test]
+fn r25_an_aborted_request_is_repeated_for_those_who_wait_and_then_fails() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    lab.fail(FailureKind::Aborted);
+    lab.fail(FailureKind::Aborted);
+    assert!(!lab.is_resolved(waiter));
+    lab.fail(FailureKind::Aborted);
+    assert_eq!(cause(lab.result(waiter).unwrap_err()), Cause::Failed(failure(FailureKind::Aborted)));
+    assert_eq!(lab.times(), [0, 0, 0]);
+    assert_eq!(lab.machine.counters().aborted, 3);
+
+    // With nobody waiting it is not.
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    lab.cancel(waiter);
+    lab.fail(FailureKind::Aborted);
+    lab.drive_to(60_000);
+    assert_eq!(lab.requests(), 1);
+}
+
+#[test]
+fn r35_failures_back_off_with_full_jitter_and_a_success_starts_anew() {
+    let (mut lab, key) = Lab::with_key();
+    let mut waits = Vec::new();
+    for _ in 0..30 {
+        until_asked(&mut lab, key);
+        lab.fail(FailureKind::Connect);
+        waits.push(match lab.acquire(key) {
+            Acquire::Failed(error) => error.retry_at().unwrap().since(lab.now().unix),
+            _ => Duration::ZERO,
+        });
+        if waits.last() == Some(&Duration::ZERO) {
+            lab.sends.clear();
+        }
+    }
+    assert!(waits[0] <= secs(5), "{waits:?}");
+    assert!(waits.iter().all(|wait| *wait <= secs(120)), "{waits:?}");
+    assert!(waits.iter().any(|wait| *wait > secs(60)), "{waits:?}");
+    until_asked(&mut lab, key);
+    lab.answer(granted("t", 1));
+    lab.drive(secs(60));
+    until_asked(&mut lab, key);
+    lab.fail(FailureKind::Connect);
+    let again = lab.status(key).error.map_or(Duration::ZERO, |error| error.retry_at().unwrap().since(lab.now().unix));
+    assert!(again <= secs(5), "{again:?}");
+}
+
+#[test]
+fn r37_a_wrong_secret_costs_one_request_and_is_named_from_memory_until_it_may_be_probed() {
+    let (mut lab, key) = Lab::with_key();
+    let waiters: Vec<_> = (0..50).map(|_| lab.wait(key)).collect();
+    lab.answer(oauth_error(400, "invalid_client"));
+    for waiter in waiters {
+        let error = lab.result(waiter).unwrap_err();
+        assert!(error.is_configuration());
+        assert_eq!(error.refusal().unwrap().error.as_ref().unwrap().error, "invalid_client");
+        assert!(error.to_string().starts_with("invalid_client (HTTP 400)"), "{error}");
+    }
+    for second in 1..60 {
+        lab.drive_to(second * 1000);
+        assert!(matches!(lab.error(key), AcquireError::Configuration { .. }));
+    }
+    assert_eq!(lab.requests(), 1);
+}
+
+#[test]
+fn r37_it_is_probed_after_60_s_and_then_every_5_min_at_the_most() {
+    let (mut lab, key) = Lab::with_key();
+    while lab.elapsed() < 2_000_000 {
+        let _ = lab.acquire(key);
+        while !lab.sends.is_empty() {
+            lab.answer(oauth_error(401, "invalid_client"));
+        }
+        lab.drive(secs(1));
+    }
+    assert_eq!(lab.times(), [0, 60_000, 360_000, 660_000, 960_000, 1_260_000, 1_560_000, 1_860_000]);
+}
+
+#[test]
+fn r37_a_later_429_does_not_hide_it() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait(key);
+    lab.answer(oauth_error(400, "invalid_client"));
+    lab.advance_to(60_000);
+    let waiter = lab.wait(key);
+    lab.answer(retry_after(status(429), "100"));
+    let probed = lab.result(waiter).unwrap_err();
+    for error in [probed, lab.error(key)] {
+        assert!(error.is_rate_limited() && error.is_configuration());
+        let text = error.to_string();
+        assert!(text.contains("rate limited") && text.contains("before that: invalid_client"), "{text}");
+    }
+    // One that hits another key does not either, and that key has nothing to hide.
+    let other = lab.key("erp");
+    assert!(!lab.error(other).is_configuration());
+    // A token ends it.
+    lab.drive_to(170_000);
+    lab.wait(key);
+    lab.answer(granted("t", 1));
+    lab.drive_to(171_000);
+    lab.wait(key);
+    lab.answer(retry_after(status(429), "100"));
+    assert!(!lab.error(key).is_configuration());
+}
+
+#[test]
+fn r37_while_the_token_lives_nobody_sees_it() {
+    let (mut lab, key) = Lab::with_token(600);
+    lab.advance_to(450_000);
+    lab.token(key);
+    lab.events.clear();
+    lab.answer(oauth_error(400, "invalid_client"));
+    assert!(matches!(&lab.events[..], [Event::Refused { .. }]));
+    for second in 450..590 {
+        lab.drive_to(second * 1000);
+        assert_eq!(lab.token(key), "first");
+        lab.sends.clear();
+    }
+}
+
+#[test]
+fn r28_an_outage_while_the_token_lives_is_seen_by_no_caller() {
+    // Down from the refresh at 450 s until shortly before the token dies, in every way there is.
+    for way in 0..4 {
+        let (mut lab, key) = Lab::with_token(600);
+        while lab.elapsed() < 580_000 {
+            lab.drive(millis(500));
+            assert_eq!(lab.token(key), "first", "way {way} at {} ms", lab.elapsed());
+            while !lab.sends.is_empty() {
+                match way {
+                    0 => lab.fail(FailureKind::Connect),
+                    1 => _ = lab.answer(status(502)),
+                    2 => _ = lab.answer(status(429)),
+                    _ => lab.sends.clear(),
+                }
+            }
+        }
+        assert!(lab.requests() <= 3 + (580 - 450) / 20, "way {way}: {} requests", lab.requests());
+        assert!(lab.requests() >= 2, "way {way}");
+    }
+}
+
+#[test]
+fn r47_a_silent_request_ends_by_its_patience_which_doubles_and_falls_back() {
+    let (mut lab, key) = Lab::with_key();
+    let mut patience = Vec::new();
+    for _ in 0..5 {
+        until_asked(&mut lab, key);
+        let send = lab.sends.pop_front().unwrap();
+        let sent = lab.elapsed();
+        patience.push(send.patience.as_secs());
+        lab.drive_to(sent + send.patience.as_millis() as u64 - 1);
+        assert_eq!(lab.status(key).activity, Activity::Requesting);
+        lab.drive_to(sent + send.patience.as_millis() as u64);
+        assert_ne!(lab.status(key).activity, Activity::Requesting);
+    }
+    assert_eq!(patience, [60, 120, 240, 420, 420]);
+    assert_eq!(lab.machine.counters().timed_out, 5);
+    until_asked(&mut lab, key);
+    lab.answer(status(500));
+    until_asked(&mut lab, key);
+    assert_eq!(lab.sends[0].patience, secs(60));
+}
+
+#[test]
+fn r47_an_answer_after_the_callers_deadline_is_kept_for_later_callers() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait_within(key, millis(20));
+    lab.drive_to(20);
+    assert_eq!(lab.result(waiter).unwrap_err(), AcquireError::DeadlineExceeded);
+    lab.advance_to(59_000);
+    lab.answer(granted("kept", 600));
+    assert_eq!(lab.token(key), "kept");
+    assert_eq!(lab.requests(), 1);
+}
+
+#[test]
+fn r47_a_request_that_was_never_taken_is_withdrawn_with_its_patience() {
+    let mut lab = Lab::new();
+    let key = lab.key("shop");
+    // Nobody drains the outputs.
+    let _ = lab.machine.acquire(key, Some(secs(30)), lab.now());
+    lab.advance(secs(61));
+    lab.machine.handle_timeout(lab.now());
+    lab.drain();
+    assert!(lab.sends.is_empty());
+    assert_eq!(lab.take_results().len(), 1);
+}
+
+#[test]
+fn r48_a_cancelled_caller_leaves_the_others_served() {
+    let (mut lab, key) = Lab::with_key();
+    let (first, second) = (lab.wait(key), lab.wait(key));
+    lab.cancel(first);
+    lab.cancel(first);
+    lab.answer(granted("t", 600));
+    assert!(!lab.is_resolved(first));
+    assert_eq!(lab.result(second).unwrap().expose(), "t");
+    lab.cancel(second);
+
+    // The one who waits for the gate alone takes the request with it; one of two does not.
+    let (mut lab, key) = Lab::with_key();
+    let (first, second) = (lab.wait_within(key, secs(60)), lab.wait_within(key, secs(60)));
+    lab.answer(status(429));
+    lab.cancel(first);
+    assert!(lab.machine.poll_timeout().is_some());
+    lab.cancel(second);
+    assert_eq!(lab.machine.poll_timeout(), None);
+    assert!(lab.machine.is_idle());
+    lab.drive_to(600_000);
+    assert_eq!(lab.requests(), 1);
+    assert!(lab.take_results().is_empty());
+}
+
+#[test]
+fn r47_closing_lets_requests_end_and_starts_none() {
+    let mut lab = Lab::new();
+    let (running, queued, cached) = (lab.key("running"), lab.key("queued"), lab.key("cached"));
+    lab.fetch(cached, "cached", 600);
+    let runs = lab.wait_within(running, secs(60));
+    let other = lab.wait_within(queued, secs(120));
+    lab.answer_key(queued, retry_after(status(429), "50"));
+    assert!(!lab.is_resolved(other));
+    lab.machine.shut_down(lab.now());
+    lab.drain();
+    assert_eq!(lab.result(other).unwrap_err(), AcquireError::Closed);
+    assert!(!lab.machine.is_idle());
+    assert_eq!(lab.error(queued), AcquireError::Closed);
+    assert_eq!(lab.token(cached), "cached");
+    let late = lab.wait(running);
+    lab.advance(secs(1));
+    lab.answer(granted("last", 600));
+    assert_eq!(lab.result(runs).unwrap().expose(), "last");
+    assert_eq!(lab.result(late).unwrap().expose(), "last");
+    assert!(lab.machine.is_idle());
+    // It is served while it lives, and no refresh starts.
+    lab.drive_to(580_000);
+    assert_eq!(lab.token(running), "last");
+    assert_eq!(lab.token(cached), "cached");
+    lab.drive_to(600_000);
+    assert_eq!(lab.error(cached), AcquireError::Closed);
+    assert_eq!(lab.requests(), 3);
+
+    // A request that is throttled after the end is not repeated.
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait_within(key, secs(600));
+    lab.machine.shut_down(lab.now());
+    lab.machine.keep_warm(key, lab.now());
+    lab.answer(status(429));
+    assert_eq!(lab.result(waiter).unwrap_err(), AcquireError::Closed);
+    lab.drive_to(600_000);
+    assert_eq!(lab.requests(), 1);
+}
+
+#[test]
+fn a_refresh_that_waits_for_its_slot_is_not_idle() {
+    let (mut lab, key) = Lab::with_key();
+    for _ in 0..2 {
+        lab.wait(key);
+        lab.answer(granted("zero", 0));
+    }
+    lab.fetch(key, "short", 10);
+    lab.advance_to(7_500);
+    assert_eq!(lab.token(key), "short");
+    assert_eq!(lab.status(key).activity, Activity::Queued);
+    assert!(!lab.machine.is_idle());
+}
+
+#[test]
+fn a_removed_key_is_forgotten_with_all_that_it_had() {
+    let (mut lab, key) = Lab::with_token(600);
+    let other = lab.key("erp");
+    lab.wait(other);
+    lab.advance_to(450_000);
+    lab.token(key);
+    let op = lab.take_send(key).op;
+    lab.machine.remove_key(key);
+    lab.drain();
+    lab.answer_op(op, granted("late", 600));
+    assert!(lab.events.contains(&Event::LateReport { op }));
+    assert_eq!(lab.error(key), AcquireError::UnknownKey);
+    assert!(lab.machine.peek(key, lab.now()).is_none());
+    assert_eq!(lab.machine.status(lab.now()).keys.len(), 1);
+    let again = lab.key("shop");
+    assert_ne!(again, key);
+    lab.wait(again);
+
+    let waiter = lab.wait(again);
+    lab.machine.remove_key(again);
+    lab.machine.remove_key(again);
+    lab.drain();
+    assert_eq!(lab.result(waiter).unwrap_err(), AcquireError::UnknownKey);
+    lab.drive_to(600_000);
+}
+
+#[test]
+fn events_that_nobody_takes_are_dropped_and_counted() {
+    let (mut lab, key) = Lab::with_token(600);
+    let token = lab.machine.peek(key, lab.now()).unwrap().token.id();
+    lab.machine.invalidate(token, lab.now());
+    for _ in 0..10_000 {
+        lab.machine.invalidate(token, lab.now());
+    }
+    let waiter = lab.machine.acquire(key, None, lab.now());
+    lab.events.clear();
+    lab.drain();
+    assert_eq!(lab.events.len(), 257, "256 of them, and one that counts the rest");
+    // One rejection, ten thousand that are ignored, and the request.
+    assert_eq!(lab.events.last(), Some(&Event::Dropped { count: 10_002 - 256 }));
+    // Nothing but events is ever dropped.
+    assert!(matches!(waiter, Acquire::Wait(_)));
+    assert_eq!(lab.sends.len(), 1);
+    lab.events.clear();
+    lab.answer(granted("second", 600));
+    assert_eq!(lab.take_results().len(), 1);
+    assert!(lab.events.iter().all(|event| !matches!(event, Event::Dropped { .. })));
+}
+
+#[test]
+fn r79_the_counters_equal_what_was_seen_from_outside() {
+    let mut lab = Lab::new();
+    let mut key = {
+        let mut number = 0;
+        move |lab: &mut Lab| {
+            number += 1;
+            let key = lab.key(&format!("client-{number}"));
+            lab.wait(key);
+            key
+        }
+    };
+    for _ in 0..3 {
+        key(&mut lab);
+        lab.answer(granted("t", 600));
+    }
+    let first = key(&mut lab);
+    lab.answer(granted("u", 600));
+    let token = lab.machine.peek(first, lab.now()).unwrap().token.id();
+    lab.machine.invalidate(token, lab.now());
+    lab.machine.invalidate(token, lab.now());
+    for answer in [oauth_error(400, "invalid_client"), status(404), status(500), json(200, "[]")] {
+        key(&mut lab);
+        lab.answer(answer);
+    }
+    for kind in [FailureKind::Connect, FailureKind::Io, FailureKind::Timeout, FailureKind::Timeout] {
+        key(&mut lab);
+        lab.fail(kind);
+    }
+    let silent = key(&mut lab);
+    lab.sends.clear();
+    lab.drive_to(60_000);
+    let throttled = key(&mut lab);
+    lab.answer(retry_after(status(503), "30"));
+    let until = lab.machine.status(lab.now()).gate_closed_until.unwrap();
+    let _ = (silent, throttled);
+
+    let counters = lab.machine.counters();
+    assert_eq!(counters.requests, lab.requests() as u64);
+    assert_eq!(
+        [counters.granted, counters.refused, counters.unusable, counters.unconnected, counters.broken],
+        [4, 2, 2, 1, 1]
+    );
+    assert_eq!([counters.timed_out, counters.throttled, counters.aborted, counters.rejected], [3, 1, 0, 1]);
+    assert_eq!(counters.gated, until.since(lab.now().unix));
+}
+
+#[test]
+fn late_and_unknown_reports_are_ignored() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    let op = lab.answer(granted("t", 600));
+    lab.result(waiter).unwrap();
+    lab.answer_op(op, oauth_error(400, "invalid_client"));
+    lab.machine.handle_failure(op, failure(FailureKind::Io), lab.now());
+    lab.drain();
+    assert_eq!(lab.events.iter().filter(|event| matches!(event, Event::LateReport { .. })).count(), 2);
+    assert_eq!(lab.token(key), "t");
+    assert_eq!(lab.status(key).error, None);
+}

@@ -1,0 +1,72 @@
+//! Panics of the caller's own code, and callers inside other runtimes.
+
+use std::time::Duration;
+
+use storm_auth_core::{AcquireError, Cause, Event, FailureKind, Settings};
+use storm_auth_tests::emulator::{Emulator, Endpoint, Fault, Limiter};
+
+use crate::face::{Adapter, Events, PATIENCE, Setup, TokenClient, get, named_url, until};
+
+both!(
+    r52_a_callback_that_panics_poisons_nothing,
+    r52_a_flight_that_panics_is_a_failed_request,
+    r52_a_callback_may_use_its_own_provider,
+);
+
+fn r52_a_callback_that_panics_poisons_nothing<A: Adapter>() {
+    let emulator = Emulator::builder().limiter(Limiter::none()).start();
+    let events = Events::panicking();
+    let clock = A::movable_clock();
+    let storm = Setup::<A>::at(&emulator).clock(&clock).events(&events).client();
+    let tokens = A::tokens(&storm);
+    for token in A::tokens_at_once(&tokens, 20) {
+        token.unwrap();
+    }
+    emulator.revoke_all();
+    assert_eq!(A::call(&storm, get("/")).unwrap().status.as_u16(), 200);
+    A::advance(&clock, Duration::from_secs(595));
+    emulator.fail_next(Endpoint::Token, 1, Fault::html(502));
+    A::token(&tokens).unwrap_err();
+    A::advance(&clock, Duration::from_secs(6));
+    A::token(&tokens).unwrap();
+    A::close(&tokens, PATIENCE).unwrap();
+    until("the callback is told to the end", || {
+        events.seen().iter().filter(|event| matches!(event, Event::Granted { .. })).count() == 3
+    });
+    assert_eq!(emulator.token_requests(), A::counters(&tokens).requests);
+}
+
+fn r52_a_flight_that_panics_is_a_failed_request<A: Adapter>() {
+    let emulator = Emulator::start();
+    let clock = A::movable_clock();
+    let named = |settings: Settings| settings.token_url(named_url(&emulator));
+    let tokens = Setup::<A>::at(&emulator).clock(&clock).set(named).token_client(TokenClient::Panicking).tokens();
+    for error in A::tokens_at_once(&tokens, 20).into_iter().map(|token| token.unwrap_err()) {
+        let Some(AcquireError::Unavailable { cause: Cause::Failed(failure), .. }) = &error.acquire else {
+            panic!("{error:?}")
+        };
+        assert_eq!(failure.kind, FailureKind::Aborted);
+    }
+    // Not for ever: three at once, and then the back-off of any failure.
+    assert!(A::counters(&tokens).aborted <= 3, "{:?}", A::counters(&tokens));
+    assert_eq!(A::status(&tokens).waiters, 0);
+    A::close(&tokens, PATIENCE).unwrap();
+    // Another provider is none the worse for it.
+    A::token(&Setup::<A>::at(&emulator).set(named).tokens()).unwrap();
+}
+
+fn r52_a_callback_may_use_its_own_provider<A: Adapter>() {
+    let emulator = Emulator::start();
+    let events = Events::default();
+    let tokens = Setup::<A>::at(&emulator).events(&events).tokens();
+    let asked = events.clone();
+    events.act({
+        let tokens = tokens.clone();
+        move |_| drop((A::status(&tokens), A::counters(&tokens)))
+    });
+    A::token(&tokens).unwrap();
+    A::close(&tokens, PATIENCE).unwrap();
+    until("the last event", || asked.any(|event| matches!(event, Event::Granted { .. })));
+    // The callback holds the provider, which holds the callback: the test lets go of it.
+    asked.act(|_| ());
+}
