@@ -79,7 +79,7 @@ impl Driver {
         let idle = self.watch(deadline, |board, thread| {
             let idle = board.machine().is_idle();
             if !idle {
-                board.look_on(thread);
+                board.look_on(thread, same);
             }
             idle.then_some(())
         });
@@ -121,7 +121,7 @@ impl Driver {
             while let (false, Some(driver)) = (stopped.load(Ordering::Acquire), driver.upgrade()) {
                 let (timeout, now) = driver.with_board(|board, now| {
                     board.elapse(now);
-                    board.look_on(thread::current());
+                    board.look_on(thread::current(), same);
                     (board.poll_timeout(), now)
                 });
                 drop(driver);
@@ -250,6 +250,10 @@ impl Drop for KeepWarm {
             thread.unpark();
         }
     }
+}
+
+fn same(one: &Thread, other: &Thread) -> bool {
+    one.id() == other.id()
 }
 
 /// The span to sleep until `at`: a millisecond more than the clock's reading says, or a timer fires a tick early and spins.

@@ -1,7 +1,7 @@
 //! The adapter's error: opaque, with predicates, so that a major version of the HTTP client is not a break of this crate.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use storm_auth_core::{AcquireError, ConfigError};
 
@@ -45,8 +45,7 @@ impl Error {
 
     /// When a token can next be had, where that is known.
     pub fn retry_at(&self) -> Option<SystemTime> {
-        let at = self.acquire_error()?.retry_at()?;
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(at.as_millis()))
+        self.acquire_error()?.retry_at().map(SystemTime::from)
     }
 
     /// The machine's own error, where no token could be had.
@@ -63,7 +62,7 @@ impl fmt::Display for Error {
         match &*self.0 {
             Kind::Config(error) => error.fmt(f),
             Kind::Acquire(error) => write!(f, "no token: {error}"),
-            Kind::Http(error) => write!(f, "the API call failed: {error}"),
+            Kind::Http(error) => write!(f, "the API call failed: {error}; check the API URL and the way there"),
         }
     }
 }

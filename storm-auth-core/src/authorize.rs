@@ -17,6 +17,7 @@ use crate::error::{ConfigError, Field};
 ///     .api
 ///     .expect("the preset has an API base");
 /// assert_eq!(api.target("/commerce/1.1/products?top=3")?, "https://api.lab.storm.io/commerce/1.1/products?top=3");
+/// assert_eq!(api.target("search?next=https://a.example")?, "https://api.lab.storm.io/search?next=https://a.example");
 /// assert!(api.target("https://elsewhere.example/").is_err());
 /// # Ok::<(), storm_auth_core::ConfigError>(())
 /// ```
@@ -39,10 +40,10 @@ impl Api {
     /// # Errors
     /// A URL of an origin that is not configured, or something that is neither a path nor a URL.
     pub fn target(&self, path_or_url: &str) -> Result<String, ConfigError> {
-        let target = match path_or_url.contains("://") && !path_or_url.starts_with('/') {
-            true => path_or_url.to_owned(),
-            false => self.urls[0].join(path_or_url),
-        };
+        let is_url = path_or_url.split_once("://").is_some_and(|(scheme, _)| {
+            !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+        });
+        let target = if is_url { path_or_url.to_owned() } else { self.urls[0].join(path_or_url) };
         let uri: Uri = target
             .parse()
             .map_err(|_| ConfigError::new(Field::Target, "not a URL; give a path like /commerce/1.1/products"))?;

@@ -5,6 +5,7 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::time::SystemTime;
 
 /// A point on a monotonic clock, in milliseconds since an origin of the driver's choice.
 ///
@@ -70,6 +71,20 @@ macro_rules! point {
 
 point!(Mono);
 point!(Unix);
+
+/// A time before 1970 counts as 1970.
+impl From<SystemTime> for Unix {
+    fn from(time: SystemTime) -> Self {
+        Self(millis(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()))
+    }
+}
+
+/// A time beyond what the system can express counts as 1970.
+impl From<Unix> for SystemTime {
+    fn from(point: Unix) -> Self {
+        Self::UNIX_EPOCH.checked_add(Duration::from_millis(point.0)).unwrap_or(Self::UNIX_EPOCH)
+    }
+}
 
 impl fmt::Display for Unix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

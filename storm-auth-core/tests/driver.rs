@@ -344,14 +344,14 @@ fn r36_deadlines_and_gates_reach_the_waiters_through_elapse() {
 #[test]
 fn onlookers_are_woken_once_when_anything_happens() {
     let mut desk = Desk::new();
-    desk.board.look_on(7);
+    desk.board.look_on(7, PartialEq::eq);
     assert!(desk.work().wakes.is_empty());
     let _ = desk.wait();
     let work = desk.work();
     assert_eq!(work.wakes, [7]);
     desk.board.report(work.sends[0].op, Ok(granted("first", 600)), desk.now);
     assert!(desk.work().wakes.is_empty());
-    desk.board.look_on(8);
+    desk.board.look_on(8, PartialEq::eq);
     assert_eq!(desk.board.dismiss(), [8]);
 }
 

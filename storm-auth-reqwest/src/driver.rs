@@ -98,7 +98,7 @@ impl Driver {
         let idle = self.watch(|board, waker| {
             let idle = board.machine().is_idle();
             if !idle {
-                board.look_on(waker);
+                board.look_on(waker, Waker::will_wake);
             }
             idle.then_some(())
         });
@@ -138,7 +138,7 @@ impl Driver {
             while let (false, Some(driver)) = (stopped.load(Ordering::Acquire), driver.upgrade()) {
                 let (timeout, now) = driver.with_board(|board, now| {
                     board.elapse(now);
-                    board.look_on(waker.clone());
+                    board.look_on(waker.clone(), Waker::will_wake);
                     (board.poll_timeout(), now)
                 });
                 drop(driver);

@@ -34,7 +34,11 @@
 //! # Runtimes
 //!
 //! Waiting for a token takes a tokio runtime with its time driver, as reqwest's own calls do. Any number of runtimes may share a
-//! provider, one after another or at once.
+//! provider, one after another or at once, some of them never driven again: its requests belong to none of them.
+//!
+//! The API client is reqwest's own in this: its idle connections belong to the runtime that made them. A program that keeps a
+//! runtime alive without driving it, and calls the API from another one, gives each its own client ([`Builder::api_client`]) with
+//! [`Builder::share_limiter`] for the tokens.
 //!
 //! # Features
 //!

@@ -1,6 +1,9 @@
 //! The documented limit as a real nginx keeps it, in front of the emulator's token endpoint. Skipped where nginx is not
 //! installed, unless `STORM_TESTS_SKIP_NOTHING` is set.
 
+#![allow(clippy::unwrap_used, reason = "helpers of the test stand outside of its function")]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+
 use std::fs;
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};

@@ -150,8 +150,10 @@ impl<W> Board<W> {
         &self.machine
     }
 
-    /// Wakes `wake` once when anything has happened: for whoever waits for idleness, or keeps a key warm.
-    pub fn look_on(&mut self, wake: W) {
+    /// Wakes `wake` once when anything has happened: for whoever waits for idleness, or keeps a key warm. It takes the place of
+    /// one that would wake the `same`.
+    pub fn look_on(&mut self, wake: W, same: impl Fn(&W, &W) -> bool) {
+        self.onlookers.retain(|other| !same(other, &wake));
         self.onlookers.push(wake);
     }
 

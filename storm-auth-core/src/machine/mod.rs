@@ -240,7 +240,8 @@ impl Machine {
 
     /// Asks for a key's token, to be had within `patience` (or the policy's [`caller_deadline`](Policy::caller_deadline)).
     ///
-    /// A valid token is ready at once, and when its refresh is due, the refresh starts behind it (R24).
+    /// A valid token is ready at once, and when its refresh is due, the refresh starts behind it (R24): so drain
+    /// [`poll_output`](Self::poll_output) whatever the answer is.
     pub fn acquire(&mut self, key: KeyId, patience: Option<Duration>, now: Now) -> Acquire {
         self.elapse(now);
         let deadline = now.mono + patience.unwrap_or(self.policy.caller_deadline);

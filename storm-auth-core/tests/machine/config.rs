@@ -23,7 +23,7 @@ fn scopes() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, max_shrink_iters: 1_000, ..ProptestConfig::default() })]
 
     #[test]
     fn r1_any_id_secret_and_scope_arrive_byte_for_byte(id in text(), secret in text(), scope in scopes()) {

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use storm_auth_core::machine::{Acquire, Activity};
+use storm_auth_core::machine::{Acquire, Activity, Send, Severity};
 use storm_auth_core::wire::response::Class;
 use storm_auth_core::{AcquireError, Cause, Event, FailureKind, KeyId};
 
@@ -201,6 +201,7 @@ fn r47_a_silent_request_ends_by_its_patience_which_doubles_and_falls_back() {
         assert_ne!(lab.status(key).activity, Activity::Requesting);
     }
     assert_eq!(patience, [60, 120, 240, 420, 420]);
+    assert_eq!(Send::CONNECT_PATIENCE, secs(5));
     assert_eq!(lab.machine.counters().timed_out, 5);
     until_asked(&mut lab, key);
     lab.answer(status(500));
@@ -360,6 +361,65 @@ fn events_that_nobody_takes_are_dropped_and_counted() {
     lab.answer(granted("second", 600));
     assert_eq!(lab.take_results().len(), 1);
     assert!(lab.events.iter().all(|event| !matches!(event, Event::Dropped { .. })));
+}
+
+#[test]
+fn changes_that_nobody_takes_do_not_pile_up() {
+    let mut lab = Lab::new();
+    for client in 0..10_000 {
+        let key = lab.key(&format!("client-{client}"));
+        lab.machine.remove_key(key);
+    }
+    let (kept, added) = (lab.key("kept"), lab.machine.status(lab.now()).keys.len());
+    assert_eq!(added, 1);
+    lab.wait(kept);
+    let changes: Vec<_> = std::iter::from_fn(|| lab.machine.poll_change()).collect();
+    assert!(changes.len() <= 300, "{} changes", changes.len());
+    assert!(changes.contains(&kept));
+}
+
+#[test]
+fn the_status_tells_what_stands_in_the_way() {
+    let mut lab = Lab::new();
+    let (key, other) = (lab.key("shop"), lab.key("erp"));
+    lab.fetch(key, "t", 600);
+    lab.wait_within(other, secs(90));
+    let status = lab.machine.status(lab.now());
+    assert_eq!((status.budget_left, status.waiters, status.gate_closed_until), (19, 1, None));
+    assert_eq!(lab.status(key).token_until, Some(lab.unix(590_000)));
+    assert_eq!(lab.status(key).activity, Activity::Idle);
+    assert_eq!(lab.status(other).activity, Activity::Requesting);
+    lab.answer(retry_after(crate::harness::status(429), "60"));
+    let status = lab.machine.status(lab.now());
+    assert!(status.budget_left <= 1, "the limiter said so");
+    assert!(status.gate_closed_until.unwrap() >= lab.unix(60_000));
+    assert_eq!(lab.status(other).activity, Activity::Queued);
+    assert!(lab.status(other).error.unwrap().is_rate_limited());
+    assert_eq!(lab.status(key).error, None);
+    lab.drive_to(63_000);
+    lab.answer(oauth_error(400, "invalid_scope"));
+    assert_eq!(lab.status(other).activity, Activity::BackingOff);
+    assert!(lab.status(other).error.unwrap().is_configuration());
+    assert_eq!(lab.machine.status(lab.now()).waiters, 0);
+    assert!(lab.machine.key_status(key, lab.now()).is_some());
+    lab.machine.remove_key(key);
+    assert!(lab.machine.key_status(key, lab.now()).is_none());
+}
+
+#[test]
+fn events_matter_as_much_as_a_person_has_to_do() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait(key);
+    lab.answer(oauth_error(400, "invalid_client"));
+    lab.drive_to(60_000);
+    lab.wait(key);
+    lab.answer(status(500));
+    let told: Vec<_> = lab.events.iter().map(Event::severity).collect();
+    assert_eq!(told, [Severity::Debug, Severity::Error, Severity::Debug, Severity::Warn]);
+    assert_eq!(
+        lab.events[1].to_string(),
+        "key 0: invalid_client (HTTP 400): check the client id and the client secret; asked again from 2023-11-14T22:14:20Z"
+    );
 }
 
 #[test]

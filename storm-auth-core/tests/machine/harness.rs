@@ -18,6 +18,9 @@ const UNIX: u64 = 1_700_000_000_000;
 /// Timeouts in a row that may come without time passing. More of them is a livelock.
 const TIMEOUTS_AT_ONCE: u32 = 1_000;
 
+/// Calls of `drive` in one story. More of them wait for something that never comes.
+const DRIVES: u32 = 100_000;
+
 pub(crate) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -73,6 +76,7 @@ pub(crate) struct Lab {
     results: BTreeMap<WaiterId, Result<Token, AcquireError>>,
     /// Everything that came out, with its time, as `Debug` shows it.
     pub(crate) transcript: Vec<String>,
+    drives: u32,
     /// The bytes of each request's body, which `Debug` does not show.
     pub(crate) bodies: Vec<Vec<u8>>,
 }
@@ -95,6 +99,7 @@ impl Lab {
             events: Vec::new(),
             results: BTreeMap::new(),
             transcript: Vec::new(),
+            drives: 0,
             bodies: Vec::new(),
         }
     }
@@ -173,6 +178,8 @@ impl Lab {
     /// The same, to a point since the start.
     pub(crate) fn drive_to(&mut self, millis: u64) {
         let end = self.mono(millis);
+        self.drives += 1;
+        assert!(self.drives < DRIVES, "nothing comes any more at {} ms", self.elapsed());
         let mut at_once = 0;
         while let Some(timeout) = self.machine.poll_timeout()
             && timeout.at <= end

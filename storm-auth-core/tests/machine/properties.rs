@@ -413,7 +413,7 @@ impl Story {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, max_shrink_iters: 1_000, ..ProptestConfig::default() })]
 
     #[test]
     fn r20_r25_r29_no_story_breaks_a_promise(
@@ -472,6 +472,10 @@ proptest! {
             prop_assert!(story.lab.result(waiter).is_ok());
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, max_shrink_iters: 1_000, ..ProptestConfig::default() })]
 
     #[test]
     fn r63_equal_seed_and_inputs_give_equal_outputs(seed in any::<u64>(), steps in proptest::collection::vec(step(), 1..60)) {
