@@ -11,7 +11,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use storm_auth_core::driver::{Board, Cell, Work};
-use storm_auth_core::machine::{Acquire, OpId, Send, Timeout, WaiterId};
+use storm_auth_core::machine::{Acquire, OpId, Timeout, TokenRequest, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
 
@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::transport::Transport;
 
 /// Told each event, after the lock was given back.
-pub(crate) type OnEvent = dyn Fn(&Event) + std::marker::Send + Sync;
+pub(crate) type OnEvent = dyn Fn(&Event) + Send + Sync;
 
 pub(crate) struct Driver {
     board: Mutex<Board<Thread>>,
@@ -167,7 +167,7 @@ impl Driver {
         }
     }
 
-    fn launch(self: &Arc<Self>, send: Send) {
+    fn launch(self: &Arc<Self>, send: TokenRequest) {
         let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op) };
         let transport = self.transport.clone();
         let observer = crate::observe::Observer::current();

@@ -51,8 +51,8 @@ fn forced(settings: ConfigBuilder<AgentScope>) -> Config {
         .max_response_header_size(Transport::HEAD)
         .input_buffer_size(Transport::BUFFER)
         .output_buffer_size(2 * Transport::BUFFER) // room for the longest URL that `http` takes
-        .timeout_resolve(Some(machine::Send::CONNECT_PATIENCE))
-        .timeout_connect(Some(machine::Send::CONNECT_PATIENCE))
+        .timeout_resolve(Some(machine::TokenRequest::CONNECT_PATIENCE))
+        .timeout_connect(Some(machine::TokenRequest::CONNECT_PATIENCE))
         // The request's patience is the only other one.
         .timeout_global(None)
         .timeout_per_call(None)
@@ -82,8 +82,8 @@ impl Transport {
     }
 
     /// Sends a request and reads the whole answer, whatever its status.
-    pub(crate) fn send(&self, send: machine::Send) -> Result<Response<ResponseBody>, Failure> {
-        let machine::Send { request, patience, .. } = send;
+    pub(crate) fn send(&self, send: machine::TokenRequest) -> Result<Response<ResponseBody>, Failure> {
+        let machine::TokenRequest { request, patience, .. } = send;
         let (head, form) = request.into_parts();
         let mut form = Form { rest: form.as_bytes(), begun: false };
         let answer = self.exchange(Request::from_parts(head, ()), &mut form, patience);
@@ -201,7 +201,7 @@ mod tests {
     const START: Now = Now::from_millis(0, 1_700_000_000_000);
 
     /// A machine that waits for the answer to this request.
-    fn asking(url: &str) -> (Machine, machine::Send) {
+    fn asking(url: &str) -> (Machine, machine::TokenRequest) {
         let environment = Environment::custom(url, "http://localhost/", "lab");
         let credentials = Credentials::new("shop", "S3cret").unwrap();
         let config = Settings::new().environment(environment).credentials(credentials).check().unwrap();
@@ -215,8 +215,8 @@ mod tests {
         }
     }
 
-    fn request(url: &str, patience: Duration) -> machine::Send {
-        machine::Send { patience, ..asking(url).1 }
+    fn request(url: &str, patience: Duration) -> machine::TokenRequest {
+        machine::TokenRequest { patience, ..asking(url).1 }
     }
 
     /// What a machine makes of an answer: the header, or an error.

@@ -27,7 +27,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::{Request, Response};
-use storm_auth_core::machine::{Acquire, Action, OpId, Output, Send, WaiterId};
+use storm_auth_core::machine::{Acquire, Action, OpId, Output, TokenRequest, WaiterId};
 use storm_auth_core::wire::challenge::rejects_token;
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
@@ -114,7 +114,7 @@ impl Driver {
         }
     }
 
-    fn launch(&mut self, send: Send) {
+    fn launch(&mut self, send: TokenRequest) {
         let (op, reporter) = (send.op, self.reporter.clone());
         let flight = move || {
             // Nobody listens any more when the driver has gone.
@@ -128,7 +128,7 @@ impl Driver {
 }
 
 /// Sends a token request, once, and collects its answer, whatever its status.
-fn post(send: Send) -> Result<Response<ResponseBody>, Failure> {
+fn post(send: TokenRequest) -> Result<Response<ResponseBody>, Failure> {
     let answer =
         exchange(send.request, send.patience).map_err(|(kind, error)| Failure::new(kind, error.to_string()))?;
     let (parts, bytes) = answer.into_parts();
@@ -146,7 +146,7 @@ fn exchange(
     let connect = || {
         let mut last = io::Error::other("the name has no address");
         for address in plain_http::peer(&parts.uri)?.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, Send::CONNECT_PATIENCE) {
+            match TcpStream::connect_timeout(&address, TokenRequest::CONNECT_PATIENCE) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
@@ -286,7 +286,7 @@ const VARIABLES: [&str; 7] = [
 ];
 const USAGE: &str = "usage: custom_runtime [--once [PATH]]";
 
-type Trouble = Box<dyn StdError + std::marker::Send + Sync>;
+type Trouble = Box<dyn StdError + Send + Sync>;
 
 /// An API call that brought no answer.
 #[derive(Debug)]

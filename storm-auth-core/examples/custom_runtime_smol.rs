@@ -30,7 +30,7 @@ use smol::channel::{self, Receiver, Sender};
 use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use smol::net::TcpStream;
 use smol::{Timer, future};
-use storm_auth_core::machine::{Acquire, Action, Output, Send, WaiterId};
+use storm_auth_core::machine::{Acquire, Action, Output, TokenRequest, WaiterId};
 use storm_auth_core::wire::challenge::rejects_token;
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
@@ -108,7 +108,7 @@ impl Driver {
     }
 
     /// One token request: a task of its own, so that no caller who goes away takes it along.
-    async fn fly(self: Arc<Self>, send: Send) {
+    async fn fly(self: Arc<Self>, send: TokenRequest) {
         let op = send.op;
         let outcome = post(send).await;
         self.with(|state, now| match outcome {
@@ -148,7 +148,7 @@ impl Driver {
 }
 
 /// Sends a token request, once, and collects its answer, whatever its status.
-async fn post(send: Send) -> Result<Response<ResponseBody>, Failure> {
+async fn post(send: TokenRequest) -> Result<Response<ResponseBody>, Failure> {
     let answer = exchange(send.request, send.patience).await;
     let answer = answer.map_err(|(kind, error)| Failure::new(kind, error.to_string()))?;
     let (parts, bytes) = answer.into_parts();
@@ -164,7 +164,7 @@ async fn exchange(
 ) -> Result<Response<Vec<u8>>, (FailureKind, io::Error)> {
     let (parts, body) = request.into_parts();
     let connect = async { TcpStream::connect(plain_http::peer(&parts.uri)?).await };
-    let connected = within(Send::CONNECT_PATIENCE, connect).await;
+    let connected = within(TokenRequest::CONNECT_PATIENCE, connect).await;
     let mut stream = connected.map_err(|error| (FailureKind::Connect, error))?;
     let talk = async {
         stream.write_all(&plain_http::head(&parts, body.as_ref().len())).await?;
@@ -304,7 +304,7 @@ const VARIABLES: [&str; 7] = [
 ];
 const USAGE: &str = "usage: custom_runtime_smol [--once [PATH]]";
 
-type Trouble = Box<dyn StdError + std::marker::Send + Sync>;
+type Trouble = Box<dyn StdError + Send + Sync>;
 
 /// An API call that brought no answer.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::Response;
 use storm_auth_core::driver::{Board, Cell, Work};
-use storm_auth_core::machine::{Acquire, Send, WaiterId};
+use storm_auth_core::machine::{Acquire, TokenRequest, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
     AcquireError, Credentials, Failure, FailureKind, HttpHosts, Key, KeyId, Machine, Now, Policy, Scope, Token,
@@ -68,7 +68,7 @@ impl Desk {
     }
 
     #[track_caller]
-    fn send(&mut self) -> Send {
+    fn send(&mut self) -> TokenRequest {
         self.work().sends.pop_front().expect("a request went out")
     }
 

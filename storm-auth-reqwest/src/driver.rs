@@ -15,7 +15,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use storm_auth_core::driver::{Board, Cell, Work};
-use storm_auth_core::machine::{Acquire, OpId, Send, Timeout, WaiterId};
+use storm_auth_core::machine::{Acquire, OpId, Timeout, TokenRequest, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
 use tokio::sync::watch;
@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::transport::Transport;
 
 /// Told each event, after the lock was given back.
-pub(crate) type OnEvent = dyn Fn(&Event) + std::marker::Send + Sync;
+pub(crate) type OnEvent = dyn Fn(&Event) + Send + Sync;
 
 /// Where flights run.
 #[derive(Debug)]
@@ -184,7 +184,7 @@ impl Driver {
         }
     }
 
-    fn launch(self: &Arc<Self>, send: Send) {
+    fn launch(self: &Arc<Self>, send: TokenRequest) {
         let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op) };
         let (transport, mut hang_up) = (self.transport.clone(), self.hang_up.subscribe());
         let request = async move {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::Response;
 use reqwest::{ClientBuilder, redirect, retry};
-use storm_auth_core::machine::Send;
+use storm_auth_core::machine::TokenRequest;
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{Failure, FailureKind};
 
@@ -35,14 +35,14 @@ impl Transport {
             .no_deflate()
             .connection_verbose(false)
             .pool_max_idle_per_host(0)
-            .connect_timeout(Send::CONNECT_PATIENCE)
+            .connect_timeout(TokenRequest::CONNECT_PATIENCE)
             .read_timeout(Self::NO_READ_TIMEOUT)
             .build()
             .map(Self)
     }
 
     /// Sends the request and collects its answer, whatever its status.
-    pub(crate) async fn send(&self, send: Send) -> Result<Response<ResponseBody>, Failure> {
+    pub(crate) async fn send(&self, send: TokenRequest) -> Result<Response<ResponseBody>, Failure> {
         let (parts, form) = send.request.into_parts();
         let request = self.0.request(parts.method, parts.uri.to_string()).headers(parts.headers);
         let request = request.body(form.into_bytes()).timeout(send.patience);

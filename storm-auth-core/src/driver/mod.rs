@@ -21,7 +21,7 @@ use std::sync::Arc;
 use http::Response;
 
 use crate::error::{AcquireError, Failure};
-use crate::machine::{Acquire, Action, Event, Key, KeyId, Machine, OpId, Output, Send, Timeout, WaiterId};
+use crate::machine::{Acquire, Action, Event, Key, KeyId, Machine, OpId, Output, Timeout, TokenRequest, WaiterId};
 use crate::time::Now;
 use crate::token::Token;
 use crate::wire::response::ResponseBody;
@@ -38,7 +38,7 @@ pub struct Board<W> {
     waits: BTreeMap<WaiterId, Wait<W>>,
     /// Those who want to look again after anything happened.
     onlookers: Vec<W>,
-    sends: VecDeque<Send>,
+    sends: VecDeque<TokenRequest>,
     wakes: Vec<W>,
     events: Vec<Event>,
 }
@@ -58,7 +58,7 @@ pub struct Work<W> {
     /// Report these.
     pub events: Vec<Event>,
     /// Perform these, each on its own, and report with [`Board::report`].
-    pub sends: VecDeque<Send>,
+    pub sends: VecDeque<TokenRequest>,
 }
 
 impl<W> Board<W> {

@@ -34,7 +34,7 @@ use crate::credentials::{ClientSecret, Credentials};
 use crate::error::{AcquireError, Cause, Failure, FailureKind};
 use crate::machine::backoff::{self, Patience};
 use crate::machine::budget::Bucket;
-use crate::machine::output::{Action, Event, OpId, Output, Reason, Send};
+use crate::machine::output::{Action, Event, OpId, Output, Reason, TokenRequest};
 use crate::machine::timer::Timer;
 use crate::machine::{Invalidated, Key, KeyId, Machine, Phase, Waiter, WaiterId};
 use crate::time::{Moment, Mono, Now, Unix, millis};
@@ -276,7 +276,7 @@ impl Machine {
         self.timers.set(patience_ends, Timer::Flight(key));
         self.counters.requests += 1;
         self.outputs.event(Event::Requested { key, op, reason });
-        self.outputs.push(Output::Perform(Action::Send(Send { op, key, request, patience })));
+        self.outputs.push(Output::Perform(Action::Send(TokenRequest { op, key, request, patience })));
         self.settle(key, now);
     }
 

@@ -38,7 +38,8 @@ use crate::wire::response::ResponseBody;
 
 pub use budget::Budget;
 pub use output::{
-    Action, Activity, Counters, Event, KeyStatus, OpId, Output, Reason, Send, Severity, Status, Timeout, TimeoutReason,
+    Action, Activity, Counters, Event, KeyStatus, OpId, Output, Reason, Severity, Status, Timeout, TimeoutReason,
+    TokenRequest,
 };
 pub use waiters::WaiterId;
 

@@ -28,12 +28,12 @@ pub enum Output {
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Send a token request, and report with `handle_response` or `handle_failure`.
-    Send(Send),
+    Send(TokenRequest),
 }
 
 /// A token request to be sent, once, to the URL it names and nowhere else: no redirect is followed, nothing is retried.
 #[derive(Clone, Debug)]
-pub struct Send {
+pub struct TokenRequest {
     /// Names the operation in the report.
     pub op: OpId,
     /// Whose token it is for.
@@ -44,7 +44,7 @@ pub struct Send {
     pub patience: Duration,
 }
 
-impl Send {
+impl TokenRequest {
     /// How long a connection, its TLS handshake included, may take (R47).
     pub const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 }

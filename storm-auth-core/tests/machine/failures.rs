@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use storm_auth_core::machine::{Acquire, Activity, Send, Severity};
+use storm_auth_core::machine::{Acquire, Activity, Severity, TokenRequest};
 use storm_auth_core::wire::response::Class;
 use storm_auth_core::{AcquireError, Cause, Event, FailureKind, KeyId};
 
@@ -201,7 +201,7 @@ fn r47_a_silent_request_ends_by_its_patience_which_doubles_and_falls_back() {
         assert_ne!(lab.status(key).activity, Activity::Requesting);
     }
     assert_eq!(patience, [60, 120, 240, 420, 420]);
-    assert_eq!(Send::CONNECT_PATIENCE, secs(5));
+    assert_eq!(TokenRequest::CONNECT_PATIENCE, secs(5));
     assert_eq!(lab.machine.counters().timed_out, 5);
     until_asked(&mut lab, key);
     lab.answer(status(500));

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
 use http::{HeaderValue, Response, header};
-use storm_auth_core::machine::{Acquire, Action, OpId, Output, Send, WaiterId};
+use storm_auth_core::machine::{Acquire, Action, OpId, Output, TokenRequest, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
     AcquireError, Cause, Credentials, Event, Failure, FailureKind, HttpHosts, Key, KeyId, KeyStatus, Machine, Mono,
@@ -69,7 +69,7 @@ pub(crate) struct Lab {
     pub(crate) machine: Machine,
     now: Now,
     /// Requests that went out and were not answered yet, oldest first.
-    pub(crate) sends: VecDeque<Send>,
+    pub(crate) sends: VecDeque<TokenRequest>,
     /// When each request went out, in milliseconds since the start, and whose it was.
     pub(crate) wire: Vec<(u64, KeyId)>,
     pub(crate) events: Vec<Event>,
@@ -292,7 +292,7 @@ impl Lab {
     }
 
     #[track_caller]
-    pub(crate) fn take_send(&mut self, key: KeyId) -> Send {
+    pub(crate) fn take_send(&mut self, key: KeyId) -> TokenRequest {
         let place = self.sends.iter().position(|send| send.key == key).expect("a request of this key went out");
         self.sends.remove(place).unwrap()
     }
