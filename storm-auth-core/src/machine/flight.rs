@@ -547,16 +547,9 @@ impl Machine {
         let hold_off = slot.fresh_rejections >= FRESH_REJECTIONS && !matches!(slot.flight, Flight::Requesting { .. });
         let held_off_until = hold_off.then(|| {
             self.leave_queue(key);
-            let slot = self.slot_mut(key);
-            match &slot.flight {
-                // What stands in the way already stands there for longer.
-                Flight::BackingOff { until, .. } if until.left(now) >= FRESH => until.told(now),
-                _ => {
-                    let until = now.after(FRESH);
-                    slot.flight = Flight::BackingOff { until, trouble: Trouble::TokensRejected };
-                    until.told(now)
-                }
-            }
+            let until = now.after(FRESH);
+            self.slot_mut(key).flight = Flight::BackingOff { until, trouble: Trouble::TokensRejected };
+            until.told(now)
         });
         self.outputs.event(Event::TokenRejected { token, held_off_until });
         if hold_off {

@@ -191,19 +191,6 @@ fn r40_a_hold_off_does_not_cut_a_longer_wait_short() {
     // Its refresh was refused for 60 s; the hold-off lasts until 92 s.
     assert_eq!(lab.machine.invalidate(second.id(), lab.now()), Invalidated::HeldOff);
     assert_eq!(lab.error(key), AcquireError::TokensRejected { retry_at: lab.unix(92_000) });
-
-    // A refusal that lasts five minutes stays what it is.
-    lab.drive_to(92_000);
-    let waiter = lab.wait(key);
-    lab.answer(granted("third", 70));
-    let third = lab.result(waiter).unwrap();
-    lab.drive_to(145_000);
-    lab.token(key);
-    lab.answer(retry_after(oauth_error(400, "invalid_client"), "0"));
-    lab.drive_to(146_000);
-    assert_eq!(lab.machine.invalidate(third.id(), lab.now()), Invalidated::HeldOff);
-    let error = lab.error(key);
-    assert!(error.retry_at().unwrap() >= lab.unix(205_000), "{error:?}");
 }
 
 #[test]

@@ -252,6 +252,22 @@ fn r35_throttles_of_requests_that_were_under_way_together_count_as_one() {
 }
 
 #[test]
+fn r35_a_throttle_says_that_the_burst_is_gone_whoever_used_it() {
+    // One request of ours was throttled; of the 20 that our own count would let go, one goes, and then one per slot.
+    let mut lab = Lab::new();
+    let key = lab.key("first");
+    lab.wait_within(key, millis(500));
+    lab.answer(retry_after(status(429), "1"));
+    lab.drive_to(3_000);
+    for client in 0..4 {
+        let key = lab.key(&format!("client-{client}"));
+        lab.wait_within(key, secs(100));
+    }
+    lab.drive_to(100_000);
+    assert_eq!(lab.times(), [0, 3_000, 20_500, 40_500, 60_500]);
+}
+
+#[test]
 fn r35_throttles_are_spread_from_one_seed_to_the_next() {
     let wait = |seed| {
         let mut lab = Lab::seeded(Policy::default(), seed);
