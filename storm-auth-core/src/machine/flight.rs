@@ -396,7 +396,9 @@ impl Machine {
                 }
             },
         }
-        self.shed(now);
+        if answer.retry_after.is_some() {
+            self.shed(now);
+        }
     }
 
     /// A throttle, or any Retry-After, closes the gate of the whole group (R34, R35).
@@ -426,6 +428,7 @@ impl Machine {
             self.fail_waiters(key, &AcquireError::Closed, now);
         }
         self.settle(key, now);
+        self.shed(now);
     }
 
     fn granted(&mut self, landed: Landed, grant: Grant, now: Now) {
@@ -510,8 +513,7 @@ impl Machine {
                 self.counters.aborted += 1;
                 if slot.failures < ABORTS_REPEATED && !slot.waiters.is_empty() {
                     slot.failures += 1;
-                    self.requeue(key, now);
-                    return self.shed(now);
+                    return self.requeue(key, now);
                 }
             }
         }
