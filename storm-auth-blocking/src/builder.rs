@@ -118,7 +118,7 @@ impl Builder {
         let agent = self.api_agent.clone();
         let (tokens, api) = self.finish()?;
         let api = api.ok_or_else(|| ConfigError::missing(Field::ApiUrl))?;
-        Ok(StormClient::new(agent.unwrap_or_else(api_agent), api, tokens))
+        Ok(StormClient::new(agent.unwrap_or_else(|| api_agent(&api)), api, tokens))
     }
 
     /// Checks the settings and builds a provider of tokens alone; no API base is needed. Nothing is sent yet.
@@ -131,12 +131,12 @@ impl Builder {
 
     fn finish(self) -> Result<(TokenProvider, Option<Api>), Error> {
         let core::Config { key, api, policy } = self.settings.check()?;
-        if let Some(provider) = self.limiter {
-            return Ok((provider.for_key(key), api));
-        }
         // ureq's protocol crate gives whole heads and bodies to `log` at trace, and nothing can turn that off.
         if log::log_enabled!(target: "ureq_proto::util", log::Level::Trace) {
             Err(ConfigError::logged("it takes ureq_proto at trace, which writes tokens out; set ureq_proto to debug"))?;
+        }
+        if let Some(provider) = self.limiter {
+            return Ok((provider.for_key(key), api));
         }
         let settings = match self.token_config {
             Some(set) => set(transport::settings()),

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header::CONTENT_TYPE};
-use storm_auth_core::wire::challenge::rejects_token;
 use storm_auth_core::{Api, ConfigError, Field, TokenId};
 use ureq::typestate::HttpCrateScope;
-use ureq::{AsSendBody, Body, config::ConfigBuilder};
+use ureq::{AsSendBody, Body, ResponseExt, config::ConfigBuilder};
 
 use crate::builder::Builder;
 use crate::error::Error;
@@ -98,9 +97,10 @@ impl StormClient {
 }
 
 /// The default agent of the API calls. It follows no redirect, since the bearer goes only where it was sent (R45).
-pub(crate) fn api_agent() -> ureq::Agent {
-    let connect = Some(Duration::from_secs(10));
-    ureq::Agent::config_builder().max_redirects(0).timeout_connect(connect).build().new_agent()
+/// Over plain http it takes no proxy that the environment names, which would read the bearer.
+pub(crate) fn api_agent(api: &Api) -> ureq::Agent {
+    let config = ureq::Agent::config_builder().max_redirects(0).timeout_connect(Some(Duration::from_secs(10)));
+    if api.is_plain_http() { config.proxy(None) } else { config }.build().new_agent()
 }
 
 fn uri(url: &str) -> Result<Uri, ConfigError> {
@@ -240,11 +240,13 @@ impl StormRequest {
         let StormClient { agent, api, tokens } = &storm;
         // Whatever the agent's own setting: an answer of any status is an answer.
         let mut request = agent.configure_request(inner?).http_status_as_error(false).build();
+        // `with` may have put another one in its place.
+        api.target(&request.uri().to_string())?;
         let token = tokens.token()?;
         let mut again = request.clone();
         api.authorize(request.headers_mut(), token.header(), application_id);
         let response = run(&storm, request)?;
-        if !rejects_token(response.status(), response.headers()) {
+        if !api.rejects_token(response.get_uri(), response.status(), response.headers()) {
             return Ok(response);
         }
         tokens.invalidate(token.id());
@@ -261,7 +263,7 @@ impl StormRequest {
         };
         api.authorize(again.headers_mut(), other.header(), application_id);
         let response = run(&storm, again)?;
-        if rejects_token(response.status(), response.headers()) {
+        if api.rejects_token(response.get_uri(), response.status(), response.headers()) {
             tokens.invalidate(other.id());
         }
         Ok(response)

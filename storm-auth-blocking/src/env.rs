@@ -1,5 +1,9 @@
 //! Settings from the environment.
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+
 use storm_auth_core::{ConfigError, Credentials, Settings};
 
 use crate::builder::Builder;
@@ -9,7 +13,7 @@ use crate::builder::Builder;
 /// # Errors
 /// The variable that is missing or malformed, with what to set.
 pub fn credentials() -> Result<Credentials, ConfigError> {
-    Credentials::from_variables(|name| std::env::var_os(name), std::fs::read)
+    Credentials::from_variables(|name| std::env::var_os(name), read)
 }
 
 /// Reads all settings: `STORM_TOKEN_URL`, `STORM_API_URL`, `STORM_SCOPE`, the [`credentials`], and, where it is set,
@@ -18,5 +22,13 @@ pub fn credentials() -> Result<Credentials, ConfigError> {
 /// # Errors
 /// The variable that is missing or malformed, with what to set.
 pub fn builder() -> Result<Builder, ConfigError> {
-    Ok(Settings::from_variables(|name| std::env::var_os(name), std::fs::read)?.into())
+    Ok(Settings::from_variables(|name| std::env::var_os(name), read)?.into())
+}
+
+/// A secret's file, no further than any secret reaches: the path may name something endless.
+fn read(path: OsString) -> io::Result<Vec<u8>> {
+    const LONGEST: u64 = 64 * 1024;
+    let mut secret = Vec::with_capacity(4 * 1024);
+    File::open(path)?.take(LONGEST).read_to_end(&mut secret)?;
+    Ok(secret)
 }

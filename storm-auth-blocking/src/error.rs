@@ -8,10 +8,10 @@ use storm_auth_core::{AcquireError, ConfigError};
 /// Why there is no token, or no response.
 ///
 /// Its text says what to do next and never holds a secret.
-#[derive(Debug)]
+///
+/// `Debug` is the same text, since that is what a `main` that returns it shows.
 pub struct Error(Box<Kind>);
 
-#[derive(Debug)]
 enum Kind {
     Config(ConfigError),
     Acquire(AcquireError),
@@ -57,6 +57,12 @@ impl Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
@@ -70,9 +76,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0 {
-            // Their text stands in ours already.
+            // Their texts stand in ours already.
             Kind::Config(_) | Kind::Acquire(_) => None,
-            Kind::Http(error) => error.source(),
+            Kind::Http(error) => Some(error),
         }
     }
 }

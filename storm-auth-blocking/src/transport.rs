@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::uri::Scheme;
 use http::{HeaderValue, Request, Response, header};
 use storm_auth_core::machine;
 use storm_auth_core::wire::response::ResponseBody;
@@ -16,6 +17,7 @@ use storm_auth_core::{Failure, FailureKind};
 use ureq::config::{Config, ConfigBuilder};
 use ureq::typestate::AgentScope;
 use ureq::{Agent, Error, SendBody, Timeout};
+use zeroize::Zeroizing;
 
 /// Makes an agent of a configuration: [`Agent::new_with_config`], unless the caller has a connector or a resolver of its own.
 pub(crate) type MakeAgent = Arc<dyn Fn(Config) -> Agent + Send + Sync>;
@@ -115,14 +117,18 @@ impl Transport {
         let mut request = request.map(|()| SendBody::from_reader(form));
         request.headers_mut().insert(header::CONTENT_LENGTH, length);
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        let request = self.agent.configure_request(request).timeout_global(Some(patience.min(Self::LONGEST))).build();
+        // Over plain http, a proxy that only the environment names would read the secret.
+        let exposed = request.uri().scheme() == Some(&Scheme::HTTP);
+        let proxy = self.agent.config().proxy().filter(|proxy| !(exposed && proxy.is_from_env())).cloned();
+        let request = self.agent.configure_request(request).proxy(proxy);
+        let request = request.timeout_global(Some(patience.min(Self::LONGEST))).build();
 
         let (head, body) = self.agent.run(request)?.into_parts();
         let mut reader = body.into_reader();
         let mut body = ResponseBody::new();
-        let mut chunk = [0; 8 * 1024];
+        let mut chunk = Zeroizing::new([0; 8 * 1024]);
         loop {
-            match reader.read(&mut chunk).map_err(Error::from)? {
+            match reader.read(&mut chunk[..]).map_err(Error::from)? {
                 0 => break,
                 // The rest is not read; the machine sees that, and what the status and the headers say.
                 length if body.push(&chunk[..length]).is_err() => break,

@@ -1,9 +1,10 @@
 //! What an API call is authorised with, and which origins may see it.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header::AUTHORIZATION};
 
 use crate::environment::{ApiUrl, Origin};
 use crate::error::{ConfigError, Field};
+use crate::wire::challenge::rejects_token;
 
 /// The API side of a configuration: base, origins that may get the bearer, and the application id's header.
 ///
@@ -44,6 +45,7 @@ impl Api {
             !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
         });
         let target = if is_url { path_or_url.to_owned() } else { self.urls[0].join(path_or_url) };
+        check_target(&target)?;
         let uri: Uri = target
             .parse()
             .map_err(|_| ConfigError::new(Field::Target, "not a URL; give a path like /commerce/1.1/products"))?;
@@ -51,7 +53,7 @@ impl Api {
             true => Ok(target),
             false => Err(ConfigError::new(
                 Field::Target,
-                "not below a configured API; the bearer goes only to configured origins, add this one with api_url",
+                "not a configured API; the bearer goes only to those, so name this one with api_url beside the base",
             )),
         }
     }
@@ -59,6 +61,17 @@ impl Api {
     /// Whether the bearer may go to this URI: scheme, host and port of a configured API (R45).
     pub fn allows(&self, uri: &Uri) -> bool {
         Origin::of(uri).is_some_and(|origin| self.urls.iter().any(|url| *url.origin() == origin))
+    }
+
+    /// Whether an answer from this URI rejects the bearer that was sent (R39). One that a redirect led elsewhere does not: the
+    /// bearer was not for that host to judge.
+    pub fn rejects_token(&self, uri: &Uri, status: StatusCode, headers: &HeaderMap) -> bool {
+        rejects_token(status, headers) && self.allows(uri)
+    }
+
+    /// Whether the API base is plain http: then no proxy that the user did not name may see what is sent there.
+    pub fn is_plain_http(&self) -> bool {
+        self.urls[0].origin().is_plain_http()
     }
 
     /// Sets `Authorization` and the application id's header, replacing what stands there. `application_id` is this request's
@@ -70,5 +83,22 @@ impl Api {
         } else if let (Some(id), false) = (self.application_id, headers.contains_key(&self.application_header)) {
             headers.insert(&self.application_header, HeaderValue::from(id));
         }
+    }
+}
+
+/// HTTP clients differ in what they make of these, and some let a path climb out of the API's base. So they are refused: what
+/// is sent is what was written.
+fn check_target(target: &str) -> Result<(), ConfigError> {
+    if target.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'\\') {
+        return Err(ConfigError::new(
+            Field::Target,
+            "a space, a backslash or a non-ASCII character; percent-encode it",
+        ));
+    }
+    let path = target.split(['?', '#']).next().unwrap_or_default();
+    let is_dots = |segment: &str| matches!(&*segment.to_ascii_lowercase().replace("%2e", "."), "." | "..");
+    match path.split('/').any(is_dots) {
+        true => Err(ConfigError::new(Field::Target, "a . or .. segment; write the path without it")),
+        false => Ok(()),
     }
 }

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::authorize::Api;
 use crate::credentials::{Credentials, Scope};
-use crate::environment::{ApiUrl, Environment, HttpHosts, TokenUrl};
+use crate::environment::{ApiUrl, Environment, HttpHosts, TokenUrl, UncheckedUrl};
 use crate::error::{ConfigError, Field};
 use crate::machine::{Budget, Key};
 
@@ -49,6 +49,16 @@ impl Policy {
     pub const LATE_LIVES: u32 = 12;
 }
 
+impl Policy {
+    fn check(&self) -> Result<(), ConfigError> {
+        let share = |share: f64| share > 0.0 && share <= 1.0;
+        if !share(self.refresh_early) || !share(self.refresh_late) {
+            return Err(ConfigError::new(Field::Refresh, "not a share of a lifetime; give more than 0 and at most 1"));
+        }
+        self.budget.check()
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
@@ -80,8 +90,8 @@ impl Default for Policy {
 #[derive(Clone, Default, Debug)]
 pub struct Settings {
     environment: Option<Environment>,
-    token_url: Option<String>,
-    api_urls: Vec<String>,
+    token_url: Option<UncheckedUrl>,
+    api_urls: Vec<UncheckedUrl>,
     scope: Option<Scope>,
     credentials: Option<Credentials>,
     application_id: Option<u64>,
@@ -115,14 +125,14 @@ impl Settings {
 
     /// The URL of the token endpoint.
     pub fn token_url(mut self, url: impl Into<String>) -> Self {
-        self.token_url = Some(url.into());
+        self.token_url = Some(UncheckedUrl(url.into()));
         self
     }
 
-    /// The base URL of the API. The first one is what paths are appended to; each further one is an origin that may get the
-    /// bearer too, when a request names it by its whole URL.
+    /// The base URL of the API, in place of the environment's. The first one is what paths are appended to; each further one is
+    /// an origin that may get the bearer too, when a request names it by its whole URL.
     pub fn api_url(mut self, url: impl Into<String>) -> Self {
-        self.api_urls.push(url.into());
+        self.api_urls.push(UncheckedUrl(url.into()));
         self
     }
 
@@ -208,7 +218,7 @@ impl Settings {
         let missing = |field, fix| ConfigError::new(field, fix);
         let environment = self.environment.as_ref();
         environment.map_or(Ok(()), Environment::check)?;
-        let token_url = (self.token_url.as_deref())
+        let token_url = (self.token_url.as_ref().map(|url| &*url.0))
             .or_else(|| environment.map(Environment::token_url))
             .ok_or_else(|| missing(Field::TokenUrl, "not set; set an environment or the URL itself"))?;
         let token_url = TokenUrl::parse(token_url, &self.http_hosts)?;
@@ -226,17 +236,17 @@ impl Settings {
             .ok_or_else(|| missing(Field::ClientId, "no credentials set; give a client id and its secret"))?;
         let mut api_urls = self.api_urls;
         if api_urls.is_empty() {
-            api_urls.extend(environment.map(|environment| environment.api_url().to_owned()));
+            api_urls.extend(environment.and_then(Environment::api_url).map(|url| UncheckedUrl(url.to_owned())));
         }
         let api_urls: Vec<ApiUrl> =
-            api_urls.iter().map(|url| ApiUrl::parse(url, &self.http_hosts)).collect::<Result<_, _>>()?;
+            api_urls.iter().map(|url| ApiUrl::parse(&url.0, &self.http_hosts)).collect::<Result<_, _>>()?;
         let header = match self.application_header {
             None => HeaderName::from_static("applicationid"),
             Some(name) => HeaderName::try_from(name).map_err(|_| {
                 ConfigError::new(Field::ApplicationHeader, "not a header name; use one like application-id")
             })?,
         };
-        self.policy.budget.check()?;
+        self.policy.check()?;
         Ok(Config {
             key: Key::new(token_url, credentials, scope),
             api: Api::new(api_urls, header, self.application_id),
@@ -247,7 +257,7 @@ impl Settings {
 
 impl Credentials {
     /// Reads `STORM_CLIENT_ID`, and `STORM_CLIENT_SECRET` or the file that `STORM_CLIENT_SECRET_FILE` names, through the two
-    /// functions given. One line ending at the end of the file is not part of the secret.
+    /// functions given. One line ending at the end of the file, and a byte order mark in front, are not part of the secret.
     ///
     /// ```
     /// use storm_auth_core::Credentials;
@@ -271,7 +281,9 @@ impl Credentials {
         let id = variable("STORM_CLIENT_ID")
             .ok_or_else(|| ConfigError::new(Field::ClientId, "not set; set the variable"))
             .and_then(|id| into_text(Field::ClientId, id))?;
-        let secret = match (variable("STORM_CLIENT_SECRET"), variable("STORM_CLIENT_SECRET_FILE")) {
+        // Tools that fill in variables set the one that is not used to nothing.
+        let filled = |name| variable(name).filter(|value| !value.is_empty());
+        let secret = match (filled("STORM_CLIENT_SECRET"), filled("STORM_CLIENT_SECRET_FILE")) {
             (Some(secret), None) => into_text(Field::ClientSecret, secret)?,
             (None, Some(path)) => {
                 let unreadable = "it cannot be read; check the path and its permissions";
@@ -286,7 +298,11 @@ impl Credentials {
                 bytes.truncate(length);
                 let text = core::str::from_utf8(&bytes)
                     .map_err(|_| ConfigError::new(Field::ClientSecretFile, "not UTF-8; write the secret as UTF-8"))?;
-                text.to_owned()
+                let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
+                return Self::new(id, text).map_err(|error| match error.field() {
+                    Field::ClientSecret => error.about(Field::ClientSecretFile),
+                    _ => error,
+                });
             }
             (Some(_), Some(_)) => {
                 return Err(ConfigError::new(

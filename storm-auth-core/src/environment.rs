@@ -26,13 +26,13 @@ pub enum Stage {
 ///
 /// let playground = Environment::norce("acme", "se", Stage::Playground);
 /// assert_eq!(playground.token_url(), "https://acme.api-se.playground.norce.tech/identity/1.0/connect/token");
-/// assert_eq!(playground.api_url(), "https://acme.api-se.playground.norce.tech");
+/// assert_eq!(playground.api_url(), Some("https://acme.api-se.playground.norce.tech"));
 /// assert_eq!(playground.scope(), "playground");
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Environment {
-    token_url: String,
-    api_url: String,
+    token_url: UncheckedUrl,
+    api_url: Option<UncheckedUrl>,
     scope: String,
     /// The parts of a tenant's host name, kept to be checked before they are sent anywhere.
     labels: Vec<String>,
@@ -51,8 +51,8 @@ impl Environment {
         };
         let api_url = format!("https://{slug}.api-{region}{label}.norce.tech");
         Self {
-            token_url: format!("{api_url}/identity/1.0/connect/token"),
-            api_url,
+            token_url: UncheckedUrl(format!("{api_url}/identity/1.0/connect/token")),
+            api_url: Some(UncheckedUrl(api_url)),
             scope: scope.to_owned(),
             labels: vec![slug, region],
         }
@@ -63,10 +63,10 @@ impl Environment {
         Self::custom(STORM_TOKEN_URL, "https://api.lab.storm.io", scope::LAB)
     }
 
-    /// Storm, the QA environment. The service documents its scope and not an API base of its own: set it with the builder's
-    /// `api_url` where it differs from production's.
+    /// Storm, the QA environment. The service documents its scope and no host of its own, and the host decides the environment:
+    /// so the API base has to be set with the builder's `api_url`.
     pub fn storm_qa() -> Self {
-        Self::custom(STORM_TOKEN_URL, "https://api.storm.io", scope::QA)
+        Self { api_url: None, ..Self::custom(STORM_TOKEN_URL, "", scope::QA) }
     }
 
     /// Storm, production.
@@ -76,17 +76,18 @@ impl Environment {
 
     /// Any other token endpoint, API base and scope.
     pub fn custom(token_url: impl Into<String>, api_url: impl Into<String>, scope: impl Into<String>) -> Self {
-        Self { token_url: token_url.into(), api_url: api_url.into(), scope: scope.into(), labels: Vec::new() }
+        let (token_url, api_url) = (UncheckedUrl(token_url.into()), Some(UncheckedUrl(api_url.into())));
+        Self { token_url, api_url, scope: scope.into(), labels: Vec::new() }
     }
 
     /// The URL that token requests go to.
     pub fn token_url(&self) -> &str {
-        &self.token_url
+        &self.token_url.0
     }
 
-    /// The URL that API paths are appended to.
-    pub fn api_url(&self) -> &str {
-        &self.api_url
+    /// The URL that API paths are appended to, where the environment has one.
+    pub fn api_url(&self) -> Option<&str> {
+        self.api_url.as_ref().map(|url| &*url.0)
     }
 
     /// The scope that authorises for this environment.
@@ -109,6 +110,21 @@ impl Environment {
     }
 }
 
+/// A URL as it was given. Nobody has looked yet whether somebody put a secret into it, so `Debug` leaves out where one could
+/// stand: userinfo, query and fragment.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct UncheckedUrl(pub(crate) String);
+
+impl fmt::Debug for UncheckedUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.split(['?', '#']).next().unwrap_or_default();
+        let (scheme, rest) = shown.split_once("://").unwrap_or(("", shown));
+        let authority = rest.split('/').next().unwrap_or_default();
+        let host = authority.rfind('@').map_or(0, |at| at + 1);
+        write!(f, "{:?}", format_args!("{scheme}://{}", &rest[host..]))
+    }
+}
+
 /// Hosts for which plain http is taken: loopback always, others only by name (R4).
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct HttpHosts(Vec<String>);
@@ -128,7 +144,7 @@ impl HttpHosts {
     }
 }
 
-/// Scheme, host and port: what a bearer token is bound to (R45), and what a limiter group is by default.
+/// Scheme, host and port: what a bearer token is bound to (R45).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Origin {
     https: bool,
@@ -158,6 +174,13 @@ impl Origin {
     }
 }
 
+impl Origin {
+    /// Whether it is plain http: then nothing that is sent there may take a way that the user did not name, like a proxy.
+    pub fn is_plain_http(&self) -> bool {
+        !self.https
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, default_port) = if self.https { ("https", 443) } else { ("http", 80) };
@@ -177,10 +200,17 @@ impl fmt::Display for Origin {
 /// assert!(TokenUrl::parse("http://identity.storm.io/1.0/connect/token", &none).is_err());
 /// assert!(TokenUrl::parse("https://id:secret@identity.storm.io/", &none).is_err());
 /// ```
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct TokenUrl {
     uri: Uri,
     origin: Origin,
+}
+
+/// Without its query.
+impl fmt::Debug for TokenUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenUrl({}{})", self.origin, self.uri.path())
+    }
 }
 
 impl TokenUrl {

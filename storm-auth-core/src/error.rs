@@ -9,7 +9,9 @@ use crate::wire::response::Refusal;
 /// A setting that a person has to change, found before any request.
 ///
 /// It names the setting and the fix, never the value.
-#[derive(Clone, PartialEq, Eq, Debug)]
+///
+/// `Debug` is the same text, since that is what a `main` that returns it shows.
+#[derive(Clone, PartialEq, Eq)]
 pub struct ConfigError {
     field: Field,
     problem: &'static str,
@@ -35,9 +37,20 @@ impl ConfigError {
         Self::new(Field::Logging, problem)
     }
 
+    /// The same problem, of the setting that its value came from.
+    pub(crate) fn about(self, field: Field) -> Self {
+        Self { field, ..self }
+    }
+
     /// The setting at fault.
     pub fn field(&self) -> Field {
         self.field
+    }
+}
+
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -79,6 +92,8 @@ pub enum Field {
     Tenant,
     /// The request budget of the token endpoint.
     Budget,
+    /// The share of a token's life after which it is refreshed.
+    Refresh,
     /// The process's logger.
     Logging,
 }
@@ -99,6 +114,7 @@ impl fmt::Display for Field {
             Self::ApplicationHeader => "application id header",
             Self::Tenant => "tenant slug or region",
             Self::Budget => "token request budget",
+            Self::Refresh => "refresh time",
             Self::Logging => "logger",
         })
     }
@@ -184,6 +200,8 @@ pub enum AcquireError {
     DeadlineExceeded,
     /// The provider was closed.
     Closed,
+    /// A request is still under way after the deadline for closing.
+    StillBusy,
     /// The key was never added to this machine, or was removed.
     UnknownKey,
 }
@@ -212,7 +230,7 @@ impl AcquireError {
             | Self::RateLimited { retry_at, .. }
             | Self::Unavailable { retry_at, .. }
             | Self::TokensRejected { retry_at } => Some(*retry_at),
-            Self::DeadlineExceeded | Self::Closed | Self::UnknownKey => None,
+            Self::DeadlineExceeded | Self::Closed | Self::StillBusy | Self::UnknownKey => None,
         }
     }
 
@@ -261,6 +279,9 @@ impl fmt::Display for AcquireError {
                  may find its token",
             ),
             Self::Closed => f.write_str("the token provider was closed; build a new one"),
+            Self::StillBusy => f.write_str(
+                "a token request is still under way; give closing a longer deadline, or drop the provider to end it",
+            ),
             Self::UnknownKey => f.write_str("no such key; add it to the machine first"),
         }
     }

@@ -545,14 +545,14 @@ fn r17_r18_display_says_what_to_check() {
         "an error without a name (HTTP 400): check the client's registration"
     );
     assert_eq!(display(500, r#"{"error":"invalid_client"}"#), "invalid_client (HTTP 500)");
-    assert_eq!(display(404, "<html>"), "no token (HTTP 404): check the token URL");
+    assert_eq!(display(404, "<html>"), "the token endpoint answered HTTP 404 and no token: check the token URL");
     assert_eq!(
         display(400, ""),
-        "no token (HTTP 400): check the token URL, the client id, the client secret and the scope"
+        "the token endpoint answered HTTP 400 and no token: check the token URL, the client id, the client secret and the scope"
     );
-    assert_eq!(display(502, "<html>Bad Gateway</html>"), "no token (HTTP 502)");
-    assert_eq!(display(200, "<html>"), "no token (HTTP 200): the answer is not JSON");
-    assert_eq!(display(200, "{}"), "no token (HTTP 200): the access_token is absent");
+    assert_eq!(display(502, "<html>Bad Gateway</html>"), "the token endpoint answered HTTP 502 and no token");
+    assert_eq!(display(200, "<html>"), "the token endpoint answered HTTP 200 and no token: the answer is not JSON");
+    assert_eq!(display(200, "{}"), "the token endpoint answered HTTP 200 and no token: the access_token is absent");
     assert_eq!(display(503, ""), "told to wait (HTTP 503)");
     let moved = refused(answer_with(308, &[(LOCATION, b"https://example.com/token")], b"", &[]));
     assert_eq!(

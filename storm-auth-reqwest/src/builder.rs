@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::driver::{Driver, OnEvent, Runway};
 use crate::error::Error;
 use crate::provider::TokenProvider;
-use crate::transport::{self, Transport};
+use crate::transport::Transport;
 
 type TokenClient = dyn Fn() -> reqwest::ClientBuilder + Send + Sync;
 
@@ -112,7 +112,7 @@ impl Builder {
         let api_http = self.api_client.clone();
         let (tokens, api) = self.finish()?;
         let api = api.ok_or_else(|| ConfigError::missing(Field::ApiUrl))?;
-        let http = api_http.map_or_else(api_client, Ok)?;
+        let http = api_http.map_or_else(|| api_client(&api), Ok)?;
         Ok(StormClient::new(http, api, tokens))
     }
 
@@ -129,8 +129,7 @@ impl Builder {
         if let Some(provider) = self.limiter {
             return Ok((provider.for_key(key), api));
         }
-        let settings = self.token_client.map_or_else(transport::settings, |settings| settings());
-        let transport = Transport::new(settings)?;
+        let transport = Transport::new(self.token_client.map(|settings| settings()))?;
         let machine = Machine::new(policy, self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()));
         let runway = self.runtime.map_or(Runway::OwnThreads, Runway::Runtime);
         let driver = Driver::new(machine, self.clock, transport, runway, self.on_event);

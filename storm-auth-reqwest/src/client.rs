@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Method, Uri, header::CONTENT_LENGTH};
 use reqwest::{RequestBuilder, Response, redirect};
-use storm_auth_core::wire::challenge::rejects_token;
 use storm_auth_core::{Api, TokenId};
 
 use crate::builder::Builder;
@@ -95,8 +94,15 @@ impl StormClient {
 }
 
 /// The default client of the API calls. It follows no redirect, since the bearer goes only where it was sent (R45).
-pub(crate) fn api_client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder().redirect(redirect::Policy::none()).connect_timeout(Duration::from_secs(10)).build()
+/// Over plain http it takes no proxy that the environment names, which would read the bearer.
+pub(crate) fn api_client(api: &Api) -> Result<reqwest::Client, reqwest::Error> {
+    let client = reqwest::Client::builder().redirect(redirect::Policy::none()).connect_timeout(Duration::from_secs(10));
+    if api.is_plain_http() { client.no_proxy() } else { client }.build()
+}
+
+fn rejects(api: &Api, response: &Response) -> bool {
+    let uri = response.url().as_str().parse::<Uri>();
+    uri.is_ok_and(|uri| api.rejects_token(&uri, response.status(), response.headers()))
 }
 
 /// One API request, to be sent with [`send`](Self::send).
@@ -173,7 +179,7 @@ impl StormRequest {
         let spare = request.try_clone();
         api.authorize(request.headers_mut(), token.header(), application_id);
         let response = http.execute(request).await?;
-        if !rejects_token(response.status(), response.headers()) {
+        if !rejects(api, &response) {
             return Ok(response);
         }
         tokens.invalidate(token.id());
@@ -190,7 +196,7 @@ impl StormRequest {
         };
         api.authorize(again.headers_mut(), other.header(), application_id);
         let response = http.execute(again).await?;
-        if rejects_token(response.status(), response.headers()) {
+        if rejects(api, &response) {
             tokens.invalidate(other.id());
         }
         Ok(response)

@@ -102,7 +102,7 @@ impl Driver {
             }
             idle.then_some(())
         });
-        tokio::time::timeout(patience, idle).await.map_err(|_| AcquireError::DeadlineExceeded)
+        tokio::time::timeout(patience, idle).await.map_err(|_| AcquireError::StillBusy)
     }
 
     /// Looks at the board until `look` finds something there; sleeps until it is woken or the machine's next deadline, which
@@ -150,14 +150,15 @@ impl Driver {
         };
         // Without a thread nothing keeps it warm, but the first call in its refresh time still refreshes it.
         let thread = thread::Builder::new().name("storm-auth-warm".into()).spawn(warm).ok();
-        KeepWarm { driver: Arc::downgrade(self), key, stop, thread: thread.map(|thread| thread.thread().clone()) }
+        KeepWarm { driver: self.clone(), key, stop, thread: thread.map(|thread| thread.thread().clone()) }
     }
 
     /// Everything that touches the board: the lock is given back before anything else is done.
     fn with_board<T>(self: &Arc<Self>, act: impl FnOnce(&mut Board<Waker>, Now) -> T) -> T {
-        let now = self.clock.now();
         let (result, work) = {
             let mut board = self.lock();
+            // Read under the lock, so that the machine never sees time go back.
+            let now = self.clock.now();
             let result = act(&mut board, now);
             (result, board.take_work())
         };
@@ -176,11 +177,13 @@ impl Driver {
             self.launch(send);
         }
         for event in &work.events {
-            crate::observe::observe(event);
-            if let Some(on_event) = &self.on_event {
-                // A panic in it is its own: the panic hook has told it, and nothing here depends on it.
-                let _ = panic::catch_unwind(AssertUnwindSafe(|| on_event(event)));
-            }
+            // A panic in a subscriber or a callback is its own: the panic hook has told it, and nothing here depends on it.
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| {
+                crate::observe::observe(event);
+                if let Some(on_event) = &self.on_event {
+                    on_event(event);
+                }
+            }));
         }
     }
 
@@ -245,9 +248,9 @@ impl Drop for Flight {
     /// Never starts a flight itself, since this may be the end of a runtime or of a thread: a caller that is woken does.
     fn drop(&mut self) {
         if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
-            let now = driver.clock.now();
             let work = {
                 let mut board = driver.lock();
+                let now = driver.clock.now();
                 board.report(op, Err(Failure::new(FailureKind::Aborted, "")), now);
                 board.take_wakes()
             };
@@ -272,7 +275,7 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 #[must_use = "the token is kept warm only while this guard lives"]
 pub struct KeepWarm {
-    driver: Weak<Driver>,
+    driver: Arc<Driver>,
     key: KeyId,
     stop: Arc<AtomicBool>,
     thread: Option<Thread>,
@@ -281,9 +284,7 @@ pub struct KeepWarm {
 impl Drop for KeepWarm {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        if let Some(driver) = self.driver.upgrade() {
-            driver.command(|machine, now| machine.keep_cold(self.key, now));
-        }
+        self.driver.command(|machine, now| machine.keep_cold(self.key, now));
         if let Some(thread) = &self.thread {
             thread.unpark();
         }

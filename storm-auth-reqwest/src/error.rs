@@ -1,5 +1,6 @@
 //! The adapter's error: opaque, with predicates, so that a major version of the HTTP client is not a break of this crate.
 
+use std::error::Error as _;
 use std::fmt;
 use std::time::SystemTime;
 
@@ -8,10 +9,10 @@ use storm_auth_core::{AcquireError, ConfigError};
 /// Why there is no token, or no response.
 ///
 /// Its text says what to do next and never holds a secret.
-#[derive(Debug)]
+///
+/// `Debug` is the same text, since that is what a `main` that returns it shows.
 pub struct Error(Box<Kind>);
 
-#[derive(Debug)]
 enum Kind {
     Config(ConfigError),
     Acquire(AcquireError),
@@ -57,6 +58,12 @@ impl Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
@@ -65,7 +72,18 @@ impl fmt::Display for Error {
             Kind::Http(error) if error.is_builder() => {
                 write!(f, "the HTTP client or the request cannot be built: {error}")
             }
-            Kind::Http(error) => write!(f, "the API call failed: {error}; check the API URL and the way there"),
+            Kind::Http(error) => {
+                write!(f, "the API call failed: {error}")?;
+                // The innermost cause is the one that tells; those between repeat each other.
+                let mut cause = error.source();
+                while let Some(inner) = cause.and_then(|cause| cause.source()) {
+                    cause = Some(inner);
+                }
+                if let Some(cause) = cause {
+                    write!(f, ": {cause}")?;
+                }
+                f.write_str("; check the API URL and the way there")
+            }
         }
     }
 }
@@ -73,9 +91,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0 {
-            // Their text stands in ours already.
+            // Their texts stand in ours already.
             Kind::Config(_) | Kind::Acquire(_) => None,
-            Kind::Http(error) => error.source(),
+            Kind::Http(error) => Some(error),
         }
     }
 }

@@ -71,5 +71,5 @@ pub use provider::TokenProvider;
 pub use source::{FakeTokens, TokenFuture, TokenSource};
 pub use storm_auth_core::{
     self as core, AcquireError, Budget, Cause, ConfigError, Counters, Credentials, Environment, Event, Invalidated,
-    KeyStatus, Policy, Scope, Stage, Status, Token, TokenId, scope,
+    KeyStatus, Policy, Scope, Stage, Status, Token, TokenId, Unix, scope,
 };

@@ -32,8 +32,7 @@ use crate::error::Error;
 #[derive(Clone, Debug)]
 pub struct TokenProvider {
     driver: Arc<Driver>,
-    key: Key,
-    id: KeyId,
+    key: KeyId,
     cell: Arc<Cell>,
 }
 
@@ -44,8 +43,8 @@ impl TokenProvider {
     }
 
     pub(crate) fn new(driver: Arc<Driver>, key: Key) -> Self {
-        let (id, cell) = driver.add_key(key.clone());
-        Self { driver, key, id, cell }
+        let (key, cell) = driver.add_key(key);
+        Self { driver, key, cell }
     }
 
     /// A valid token. One that is cached is ready at the first poll, without a lock or an allocation.
@@ -98,26 +97,34 @@ impl TokenProvider {
         self.driver.command(|machine, now| machine.invalidate(token, now))
     }
 
-    /// A provider for another client behind the same limiter. It shares the budget and the gate.
+    /// A provider for another client behind the same limiter. It shares the budget and the gate. With the same client id it is
+    /// the same key: another secret then replaces the known one, as [`set_credentials`](Self::set_credentials) does. A key lives
+    /// as long as its limiter group, so that its token is still there when it is derived again.
     pub fn for_credentials(&self, credentials: Credentials) -> Self {
-        self.for_key(self.key.for_credentials(credentials))
+        self.derive(|key| key.for_credentials(credentials))
     }
 
     /// A provider for another scope of the same client. It shares the budget and the gate.
     pub fn for_scope(&self, scope: Scope) -> Self {
-        self.for_key(self.key.for_scope(scope))
+        self.derive(|key| key.for_scope(scope))
+    }
+
+    fn derive(&self, derive: impl FnOnce(&Key) -> Key) -> Self {
+        let key = self.driver.command(|machine, _| machine.key(self.key).map(derive));
+        self.for_key(key.expect("a provider's key is never removed"))
     }
 
     pub(crate) fn for_key(&self, key: Key) -> Self {
         Self::new(self.driver.clone(), key)
     }
 
-    /// Replaces the secret in place, for all clones: the next request uses it, and the current token stays.
+    /// Replaces the secret in place, for all clones: the next request uses it, and the current token stays. Providers of other
+    /// scopes are other keys, which keep theirs.
     ///
     /// # Errors
     /// [`Error::is_configuration`]: another client id; derive a provider with [`for_credentials`](Self::for_credentials).
     pub fn set_credentials(&self, credentials: Credentials) -> Result<(), Error> {
-        Ok(self.driver.command(|machine, now| machine.set_credentials(self.id, credentials, now))?)
+        Ok(self.driver.command(|machine, now| machine.set_credentials(self.key, credentials, now))?)
     }
 
     /// Waits until a token is there, to fail fast at start-up.
@@ -132,14 +139,14 @@ impl TokenProvider {
     /// is wasted. Tokens that are cached are served while they live.
     ///
     /// # Errors
-    /// The deadline passed while a request was under way.
+    /// The deadline passed while a request was under way; it ends when the last handle is dropped.
     pub async fn close(&self, deadline: Duration) -> Result<(), Error> {
         Ok(self.driver.shut_down(deadline).await?)
     }
 
     /// Refreshes the token in time without being called, while the guard lives.
     pub fn keep_warm(&self) -> KeepWarm {
-        self.driver.keep_warm(self.id)
+        self.driver.keep_warm(self.key)
     }
 
     /// The state of the limiter group and its keys, for a health endpoint.
@@ -149,7 +156,7 @@ impl TokenProvider {
 
     /// The state of this provider's key.
     pub fn key_status(&self) -> Option<KeyStatus> {
-        self.driver.command(|machine, now| machine.key_status(self.id, now))
+        self.driver.command(|machine, now| machine.key_status(self.key, now))
     }
 
     /// What the limiter group has counted.
@@ -166,7 +173,7 @@ impl TokenProvider {
     }
 
     async fn acquire(&self, deadline: Option<Duration>) -> Result<Token, Error> {
-        Ok(self.driver.acquire(self.id, deadline).await?)
+        Ok(self.driver.acquire(self.key, deadline).await?)
     }
 }
 

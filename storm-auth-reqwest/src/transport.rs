@@ -5,30 +5,46 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use http::Response;
+use http::uri::Scheme;
 use reqwest::{ClientBuilder, redirect, retry};
 use storm_auth_core::machine::TokenRequest;
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{Failure, FailureKind};
 
-/// What the caller's settings are in place of.
-pub(crate) fn settings() -> ClientBuilder {
+fn ours() -> ClientBuilder {
     reqwest::Client::builder().user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
 }
 
-/// Without idle connections its client belongs to no runtime, so that one serves the flights of all.
+/// Without idle connections its clients belong to no runtime, so that one serves the flights of all.
 #[derive(Clone, Debug)]
-pub(crate) struct Transport(reqwest::Client);
+pub(crate) struct Transport {
+    client: reqwest::Client,
+    /// For plain http, where a proxy that only the environment names would read the secret.
+    plain: reqwest::Client,
+}
 
 impl Transport {
     /// Longer than any request's patience, which alone decides: reqwest cannot take a caller's read timeout back.
     const NO_READ_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 
-    /// The caller's settings, and after them what a token request needs to be safe.
-    pub(crate) fn new(settings: ClientBuilder) -> Result<Self, reqwest::Error> {
+    /// A transport with settings of the caller's, or with ours.
+    pub(crate) fn new(settings: Option<ClientBuilder>) -> Result<Self, reqwest::Error> {
+        match settings {
+            Some(theirs) => {
+                let client = Self::client(theirs)?;
+                Ok(Self { plain: client.clone(), client })
+            }
+            None => Ok(Self { client: Self::client(ours())?, plain: Self::client(ours().no_proxy())? }),
+        }
+    }
+
+    /// The settings, and after them what a token request needs to be safe.
+    fn client(settings: ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
         settings
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .referer(false)
+            .https_only(false) // the token URL was checked, with the exceptions that were made for it
             .no_gzip()
             .no_brotli()
             .no_zstd()
@@ -38,13 +54,13 @@ impl Transport {
             .connect_timeout(TokenRequest::CONNECT_PATIENCE)
             .read_timeout(Self::NO_READ_TIMEOUT)
             .build()
-            .map(Self)
     }
 
     /// Sends the request and collects its answer, whatever its status.
     pub(crate) async fn send(&self, send: TokenRequest) -> Result<Response<ResponseBody>, Failure> {
         let (parts, form) = send.request.into_parts();
-        let request = self.0.request(parts.method, parts.uri.to_string()).headers(parts.headers);
+        let client = if parts.uri.scheme() == Some(&Scheme::HTTP) { &self.plain } else { &self.client };
+        let request = client.request(parts.method, parts.uri.to_string()).headers(parts.headers);
         let request = request.body(form.into_bytes()).timeout(send.patience);
         let mut answer = request.send().await.map_err(failure)?;
         let mut body = ResponseBody::new();

@@ -289,6 +289,18 @@ fn a_missing_variable_is_named_before_any_request() {
     assert_eq!((emulator.token_requests(), emulator.api_requests()), (0, 0));
 }
 
+/// R4: plain http is taken for loopback because it stays on this machine; a proxy that the environment names would read the
+/// secret and the bearer.
+#[test]
+fn r4_no_proxy_of_the_environment_sees_plain_http() {
+    let emulator = Emulator::start();
+    for example in EXAMPLES.iter() {
+        let variables = Variables::of(&emulator).with("http_proxy", "http://127.0.0.1:1");
+        let variables = variables.with("HTTP_PROXY", "http://127.0.0.1:1").with("ALL_PROXY", "http://127.0.0.1:1");
+        variables.run(example, &["--once"]).exits(0);
+    }
+}
+
 #[test]
 fn a_malformed_variable_is_named_before_any_request() {
     let emulator = Emulator::start();

@@ -54,8 +54,11 @@ impl Budget {
     pub(super) fn interval(&self) -> Duration {
         match self.0 {
             None => DOCUMENTED_INTERVAL,
-            // Rounded up: a millisecond too late is polite, one too early is a 429.
-            Some(rate) => Duration::from_millis(60_000_u64.div_ceil(u64::from(rate.per_minute.max(1)))),
+            // As nginx rounds it: to whole thousandths of a request a second, downwards.
+            Some(rate) => {
+                let thousandths = (u64::from(rate.per_minute) * 1_000 / 60).max(1);
+                Duration::from_millis(1_000_000_u64.div_ceil(thousandths))
+            }
         }
     }
 
@@ -215,6 +218,13 @@ mod tests {
         assert_eq!(bucket.next(), at(25_500));
         bucket.take(at(25_500));
         assert_eq!(bucket.next(), at(45_500));
+    }
+
+    #[test]
+    fn r29_other_rates_are_rounded_as_nginx_rounds_them() {
+        for (per_minute, millis) in [(1, 62_500), (3, 20_000), (7, 8_621), (60, 1_000), (600, 100)] {
+            assert_eq!(Budget::per_minute(per_minute, 0).interval(), Duration::from_millis(millis), "{per_minute}");
+        }
     }
 
     #[test]

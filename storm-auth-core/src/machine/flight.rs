@@ -50,7 +50,7 @@ const SKEW_DIVISOR: u32 = 50;
 const FRESH: Duration = Duration::from_secs(60);
 const FRESH_REJECTIONS: u32 = 2;
 
-/// Aborted requests in a row that are repeated at once for who waits. They say nothing about the endpoint.
+/// Requests in a row that this side spoilt and that are repeated at once. They say nothing about the endpoint.
 const ABORTS_REPEATED: u32 = 2;
 
 /// Removed keys that wait for a driver to take notice.
@@ -175,6 +175,17 @@ impl Slot {
         let grace = policy.serve_stale_on_error.min(Policy::STALE_CAP);
         let held = self.held.as_ref().filter(|_| !grace.is_zero())?;
         (!held.sent.after(held.lifetime.saturating_add(grace)).reached(now)).then_some(&held.token)
+    }
+
+    /// So that a server that hands the same token out again is not believed, be it one that was never held.
+    fn remember_rejected(&mut self, token: TokenId) {
+        if self.rejected.contains(&token) {
+            return;
+        }
+        if self.rejected.len() == Self::REJECTED_KEPT {
+            self.rejected.pop_front();
+        }
+        self.rejected.push_back(token);
     }
 
     fn is_wanted(&self, now: Now) -> bool {
@@ -349,7 +360,7 @@ impl Machine {
             Flight::Idle => self.refresh_at(held, now),
             Flight::Queued { spaced_until, .. } => now.after(self.next_slot().max(*spaced_until).since(now.mono)),
             Flight::Requesting { patience_ends, .. } => now.after(patience_ends.since(now.mono)),
-            Flight::BackingOff { until, .. } => *until,
+            Flight::BackingOff { until, .. } => until.max(self.refresh_at(held, now)),
         }
     }
 }
@@ -389,7 +400,16 @@ impl Machine {
             Outcome::Granted(grant) => self.granted(landed, grant, now),
             Outcome::Refused(refusal) => match refusal.class {
                 Class::Throttled => self.requeue(key, now),
-                Class::Configuration => self.refused(landed, op, refusal, now),
+                _ if self.slots[&key].secret_version != landed.secret_version => {
+                    // R43: what the old secret is told says nothing about the new one.
+                    self.outputs.event(Event::LateReport { op });
+                    match refusal.class {
+                        Class::Configuration => self.counters.refused += 1,
+                        _ => self.counters.unusable += 1,
+                    }
+                    self.requeue(key, now);
+                }
+                Class::Configuration => self.refused(key, refusal, now),
                 Class::Transient => {
                     self.counters.unusable += 1;
                     self.back_off(key, Cause::Refused(Box::new(refusal)), now);
@@ -446,15 +466,19 @@ impl Machine {
             Some(Cause::AlreadyRejected)
         } else if grant.lifetime.is_zero() {
             // R15: it serves the callers that already wait, and displaces nothing.
-            let held = slot.valid(now).is_some();
+            let unasked = slot.valid(now).is_some() || slot.warmers > 0;
             self.resolve_waiters(key, &Ok(token.clone()));
-            held.then_some(Cause::NoLifetime)
+            unasked.then_some(Cause::NoLifetime)
         } else {
             hard.reached(now).then_some(Cause::ExpiredOnArrival)
         };
         if let Some(cause) = unusable {
             self.counters.unusable += 1;
-            return self.back_off(key, cause, now);
+            let wall_clock_stepped = cause == Cause::ExpiredOnArrival && hard.mono > now.mono;
+            return match wall_clock_stepped && self.may_repeat(key) {
+                true => self.requeue(key, now),
+                false => self.back_off(key, cause, now),
+            };
         }
         self.counters.granted += 1;
         let slot = self.slots.get_mut(&key).expect(KNOWN);
@@ -478,15 +502,9 @@ impl Machine {
         self.settle(key, now);
     }
 
-    fn refused(&mut self, landed: Landed, op: OpId, refusal: Refusal, now: Now) {
+    fn refused(&mut self, key: KeyId, refusal: Refusal, now: Now) {
         self.counters.refused += 1;
-        let key = landed.key;
         let slot = self.slots.get_mut(&key).expect(KNOWN);
-        if slot.secret_version != landed.secret_version {
-            // R43: what the old secret is told says nothing about the new one.
-            self.outputs.event(Event::LateReport { op });
-            return self.requeue(key, now);
-        }
         slot.refusals = slot.refusals.saturating_add(1);
         slot.refusal = Some(Box::new(refusal.clone()));
         let until = now.after(backoff::after_refusal(slot.refusals));
@@ -511,13 +529,20 @@ impl Machine {
             }
             FailureKind::Aborted => {
                 self.counters.aborted += 1;
-                if slot.failures < ABORTS_REPEATED && !slot.waiters.is_empty() {
-                    slot.failures += 1;
+                if self.may_repeat(key) {
                     return self.requeue(key, now);
                 }
             }
         }
         self.back_off(key, Cause::Failed(failure), now);
+    }
+
+    /// Whether a request that this side spoilt is repeated at once, for who waits; it counts as a failure.
+    fn may_repeat(&mut self, key: KeyId) -> bool {
+        let slot = self.slot_mut(key);
+        let repeat = slot.failures < ABORTS_REPEATED && !slot.waiters.is_empty();
+        slot.failures += u32::from(repeat);
+        repeat
     }
 
     /// A failure that is neither a throttle nor a refused configuration.
@@ -535,15 +560,15 @@ impl Machine {
         let key = token.key();
         let current = |held: &mut Held| held.token.id() == token;
         let Some(held) = self.slots.get_mut(&key).and_then(|slot| slot.held.take_if(current)) else {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.remember_rejected(token);
+            }
             self.outputs.event(Event::RejectionIgnored { token });
             return Invalidated::NotCurrent;
         };
         self.counters.rejected += 1;
         let slot = self.slots.get_mut(&key).expect(KNOWN);
-        if slot.rejected.len() == Slot::REJECTED_KEPT {
-            slot.rejected.pop_front();
-        }
-        slot.rejected.push_back(token);
+        slot.remember_rejected(token);
         let fresh = !held.received.after(FRESH).reached(now);
         slot.fresh_rejections = if fresh { slot.fresh_rejections.saturating_add(1) } else { 0 };
         let hold_off = slot.fresh_rejections >= FRESH_REJECTIONS && !matches!(slot.flight, Flight::Requesting { .. });
@@ -569,6 +594,10 @@ impl Machine {
 
     pub(super) fn replace_credentials(&mut self, key: KeyId, credentials: Credentials, now: Now) {
         let slot = self.slots.get_mut(&key).expect(KNOWN);
+        if slot.key.credentials.secret().expose() == credentials.secret().expose() {
+            // A file that is read again and again says nothing new, and a refusal of it stands (R37).
+            return;
+        }
         slot.key.credentials = credentials;
         slot.secret_version += 1;
         slot.refusals = 0;
@@ -597,7 +626,9 @@ impl Machine {
                 }
                 Timer::Warm(key) => {
                     self.slot_mut(key).warm_at = None;
-                    self.want(key, now);
+                    if self.slots[&key].valid(now).is_none_or(|held| self.refresh_due(held, now)) {
+                        self.want(key, now);
+                    }
                     // A wall clock that was set back since has put a back-off's end off again.
                     self.settle(key, now);
                 }
@@ -621,6 +652,25 @@ impl Machine {
             self.outputs.withdraw(op);
             let waited = format!("{} s", self.slots[&key].patience.span().as_secs());
             self.failed(op, Failure::new(FailureKind::Timeout, waited), now);
+        }
+    }
+
+    /// After a suspend that the monotonic clock did not count, a request is dead although its patience goes on: only the wall
+    /// clock tells, and a caller asks anew (R21). Where that clock was merely set, this costs one request (R22).
+    pub(super) fn bury_suspended(&mut self, key: KeyId, now: Now) {
+        let Some(Slot { flight: Flight::Requesting { op, sent, .. }, patience, .. }) = self.slots.get(&key) else {
+            return;
+        };
+        let op = *op;
+        if now.unix.since(sent.unix) < patience.span() {
+            return;
+        }
+        self.outputs.withdraw(op);
+        if self.land(op).is_some() {
+            self.counters.aborted += 1;
+            let cause = Cause::Failed(Failure::new(FailureKind::Aborted, "this machine was suspended"));
+            self.outputs.event(Event::Failed { key, cause, retry_at: now.unix });
+            self.requeue(key, now);
         }
     }
 

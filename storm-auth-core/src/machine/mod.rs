@@ -222,9 +222,7 @@ impl Machine {
     pub fn add_key(&mut self, key: Key, now: Now) -> KeyId {
         let identity = key.identity();
         if let Some(&id) = self.keys.get(&identity) {
-            if self.slots[&id].key.credentials.secret().expose() != key.credentials.secret().expose() {
-                self.replace_credentials(id, key.credentials, now);
-            }
+            self.replace_credentials(id, key.credentials, now);
             return id;
         }
         let id = KeyId(self.next_key);
@@ -245,6 +243,7 @@ impl Machine {
     /// [`poll_output`](Self::poll_output) whatever the answer is.
     pub fn acquire(&mut self, key: KeyId, patience: Option<Duration>, now: Now) -> Acquire {
         self.elapse(now);
+        self.bury_suspended(key, now);
         let deadline = now.mono + patience.unwrap_or(self.policy.caller_deadline);
         let Some(slot) = self.slots.get(&key) else {
             return Acquire::Failed(AcquireError::UnknownKey);
@@ -338,12 +337,14 @@ impl Machine {
 
     /// The answer to a token request. Report it as it came, whatever its status.
     pub fn handle_response(&mut self, op: OpId, response: &http::Response<ResponseBody>, now: Now) {
+        self.gate.open_when_reached(now);
         self.answered(op, response, now);
         self.elapse(now);
     }
 
     /// A token request brought no answer.
     pub fn handle_failure(&mut self, op: OpId, failure: Failure, now: Now) {
+        self.gate.open_when_reached(now);
         self.failed(op, failure, now);
         self.elapse(now);
     }
@@ -391,6 +392,11 @@ impl Machine {
 
     // Getters
 
+    /// A key as it is now, its credentials replaced ones included; `None` when it was removed.
+    pub fn key(&self, key: KeyId) -> Option<&Key> {
+        self.slots.get(&key).map(|slot| &slot.key)
+    }
+
     /// Whether a report for this operation is still awaited.
     #[cfg(feature = "driver")]
     pub(crate) fn awaits(&self, op: OpId) -> bool {
@@ -427,7 +433,7 @@ impl Machine {
             key,
             client_id: slot.key.credentials.client_id().to_owned(),
             scope: slot.key.scope.as_str().map(str::to_owned),
-            token_until: held.map(|held| held.hard.told(now)),
+            token_until: held.map(|held| held.token.expires_at()),
             refresh_at: held.map(|held| self.refresh_at(held, now).told(now)),
             activity: match slot.flight {
                 Flight::Idle => Activity::Idle,

@@ -340,7 +340,7 @@ impl Outputs {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Token requests that went out.
+    /// Token requests that were let go.
     pub requests: u64,
     /// Answers with a usable token.
     pub granted: u64,

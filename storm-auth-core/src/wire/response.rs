@@ -510,7 +510,7 @@ impl fmt::Display for Refusal {
             (Class::Throttled, None, _) => write!(f, "{throttled} (HTTP {status})")?,
             (_, Some(error), _) => write!(f, "{error} (HTTP {status})")?,
             (_, None, Some(location)) => write!(f, "the token endpoint moved (HTTP {status}) to {location}")?,
-            (_, None, None) => write!(f, "no token (HTTP {status})")?,
+            (_, None, None) => write!(f, "the token endpoint answered HTTP {status} and no token")?,
         }
         if let Some(problem) = problem {
             write!(f, ": {problem}")?;

@@ -182,12 +182,36 @@ fn r21_a_gate_or_an_error_from_before_a_suspend_does_not_outlast_it() {
 }
 
 #[test]
-fn r21_a_request_from_before_a_suspend_brings_no_token_that_has_expired() {
+fn r21_nobody_waits_for_a_request_from_before_a_suspend() {
     let (mut lab, key) = Lab::with_key();
-    lab.wait(key);
+    let before = lab.wait(key);
     lab.suspend(secs(600));
-    let waiter = lab.wait(key);
+    let after = lab.wait(key);
+    assert_eq!(lab.requests(), 2);
     lab.answer(granted("old", 600));
+    lab.answer(granted("new", 600));
+    for waiter in [before, after] {
+        assert_eq!(lab.result(waiter).unwrap().expose(), "new");
+    }
+}
+
+#[test]
+fn r22_a_wall_clock_that_is_set_during_the_first_request_costs_one_more_request() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    lab.suspend(secs(55));
+    lab.answer(granted("first", 50));
+    assert_eq!(lab.requests(), 2);
+    lab.answer(granted("second", 50));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "second");
+}
+
+#[test]
+fn r20_a_token_that_has_expired_when_it_arrives_is_an_error() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    lab.advance_to(20_000);
+    lab.answer(granted("old", 20));
     assert_eq!(cause(lab.result(waiter).unwrap_err()), Cause::ExpiredOnArrival);
 }
 
@@ -582,4 +606,34 @@ fn while_outputs_are_queued_poll_timeout_says_so() {
     // Drained in part, it still does.
     assert!(lab.machine.poll_output().is_some());
     assert_eq!(lab.machine.poll_timeout(), Some(timeout));
+}
+
+#[test]
+fn r24_nobody_asks_before_there_is_something_to_do() {
+    let (mut lab, key) = Lab::with_token(3_600);
+    lab.advance_to(2_700_000);
+    lab.token(key);
+    lab.answer(status(429)); // from now on refreshes are late: at 0.933 of the life
+    lab.drive_to(2_740_000);
+    lab.answer(status(500));
+    lab.advance_to(2_800_000);
+    lab.token(key);
+    assert_eq!(lab.machine.peek(key, lab.now()).unwrap().look.mono, lab.mono(3_358_800));
+}
+
+#[test]
+fn r29_a_warm_key_whose_tokens_live_for_no_time_backs_off() {
+    let mut policy = Policy::default();
+    policy.budget = Budget::unlimited();
+    let mut lab = Lab::with_policy(policy);
+    let key = lab.key("shop");
+    lab.machine.keep_warm(key, lab.now());
+    lab.drive(secs(1));
+    for _ in 0..100 {
+        if !lab.sends.is_empty() {
+            lab.answer(granted("gone", 0));
+        }
+        lab.drive(Duration::from_millis(10));
+    }
+    assert!(lab.requests() < 10, "{}", lab.requests());
 }

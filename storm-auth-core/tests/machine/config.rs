@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use proptest::prelude::*;
-use storm_auth_core::{Credentials, Environment, Field, HttpHosts, Key, Scope, Settings, Stage, TokenUrl, scope};
+use storm_auth_core::{
+    Credentials, Environment, Field, HttpHosts, Key, Policy, Scope, Settings, Stage, TokenUrl, scope,
+};
 
 use crate::harness::Lab;
 
@@ -251,4 +253,69 @@ fn r7_the_request_is_plain_http_with_a_body_that_shows_nothing() {
     let place = sent.as_ptr();
     let bytes = request.into_body().into_bytes();
     assert_eq!(bytes.as_ptr(), place);
+}
+
+#[test]
+fn r3_a_secret_from_a_file_is_named_by_its_variable_and_an_empty_variable_counts_as_unset() {
+    let read = |file: &'static str| {
+        let variable = |name: &str| match name {
+            "STORM_CLIENT_ID" => Some("shop".into()),
+            "STORM_CLIENT_SECRET" => Some("".into()),
+            "STORM_CLIENT_SECRET_FILE" => Some("secret".into()),
+            _ => None,
+        };
+        Credentials::from_variables(variable, |_| Ok(file.as_bytes().to_vec()))
+    };
+    assert_eq!(read("\u{FEFF}S3cret\r\n").unwrap().secret().expose(), "S3cret");
+    for bad in ["S3cret\n\n", " S3cret", ""] {
+        assert_eq!(read(bad).expect_err(bad).field(), Field::ClientSecretFile, "{bad:?}");
+    }
+}
+
+#[test]
+fn r18_what_was_put_into_a_url_by_mistake_is_not_shown() {
+    let url = "https://id:hunter2@host.example/token?client_secret=hunter2#hunter2";
+    let settings = Settings::new().environment(Environment::custom(url, url, "lab")).token_url(url).api_url(url);
+    let shown = format!("{settings:?}");
+    assert!(!shown.contains("hunter2") && shown.contains("https://host.example/token"), "{shown}");
+    let url = TokenUrl::parse("https://host.example/token?client_secret=hunter2", &HttpHosts::default()).unwrap();
+    assert_eq!(format!("{url:?}"), "TokenUrl(https://host.example/token)");
+}
+
+#[test]
+fn r45_a_target_is_sent_as_it_was_written_or_refused() {
+    let settings = Settings::new()
+        .environment(Environment::custom("https://id.example/token", "https://api.example/base", "lab"))
+        .credentials(Credentials::new("shop", "S3cret").unwrap());
+    let api = settings.check().unwrap().api.unwrap();
+    assert_eq!(api.target("a/b?c=../d").unwrap(), "https://api.example/base/a/b?c=../d");
+    assert_eq!(api.target("/...").unwrap(), "https://api.example/base/...");
+    for bad in ["/../up", "/a/.", "/%2e%2E/up", "..", "/a b", "/\\up", "/\u{e5}", "https://api.example/base/../up"] {
+        assert_eq!(api.target(bad).expect_err(bad).field(), Field::Target, "{bad}");
+    }
+}
+
+#[test]
+fn r39_only_an_answer_of_a_configured_origin_judges_the_token() {
+    let settings = Settings::new()
+        .environment(Environment::custom("https://id.example/token", "https://api.example", "lab"))
+        .credentials(Credentials::new("shop", "S3cret").unwrap());
+    let api = settings.check().unwrap().api.unwrap();
+    let rejects =
+        |uri: &str| api.rejects_token(&uri.parse().unwrap(), http::StatusCode::UNAUTHORIZED, &HeaderMap::new());
+    assert!(rejects("https://api.example/a"));
+    assert!(!rejects("https://elsewhere.example/a"));
+}
+
+#[test]
+fn r30_a_refresh_time_outside_of_the_life_is_refused() {
+    for bad in [0.0, -1.0, 1.1, f64::NAN, f64::INFINITY] {
+        let mut policy = Policy::default();
+        policy.refresh_early = bad;
+        let settings = Settings::new()
+            .environment(Environment::storm_lab())
+            .credentials(Credentials::new("shop", "S3cret").unwrap())
+            .policy(policy);
+        assert_eq!(settings.check().expect_err("a bad share").field(), Field::Refresh, "{bad}");
+    }
 }

@@ -140,8 +140,9 @@ fn r58_a_late_answer_that_repeats_the_old_secret_shows_neither() {
                 lab.drain();
             }
         }
-        let error = lab.result(waiter).unwrap_err();
-        let texts = format!("{error} {error:?} {:?} {:?} {:?}", lab.transcript, lab.machine, lab.status(id));
+        // The answer of the old secret is dropped, and its caller waits for the new one's.
+        let told = if way == 0 { String::new() } else { format!("{:?}", lab.result(waiter).unwrap_err()) };
+        let texts = format!("{told} {:?} {:?} {:?}", lab.transcript, lab.machine, lab.status(id));
         assert!(!texts.contains("01234567") && !texts.contains("QWERTYUI"), "{texts}");
     }
 }
@@ -155,4 +156,20 @@ fn r43_a_throttle_of_the_old_secret_still_closes_the_gate() {
     assert_eq!(lab.requests(), 1);
     lab.drive_to(62_000);
     assert_eq!(lab.requests(), 2);
+}
+
+#[test]
+fn r37_a_secret_that_is_set_again_unchanged_leaves_the_refusal_standing() {
+    let mut lab = Lab::new();
+    let id = lab.machine.add_key(key("shop", "wr0ng"), lab.now());
+    let waiter = lab.wait(id);
+    lab.answer(oauth_error(400, "invalid_client"));
+    assert!(lab.result(waiter).is_err());
+    replace(&mut lab, id, "wr0ng");
+    assert!(lab.status(id).error.is_some_and(|error| error.is_configuration()));
+    replace(&mut lab, id, "r1ght");
+    lab.wait(id);
+    assert_eq!(lab.requests(), 2);
+    let credentials = lab.machine.key(id).unwrap().credentials();
+    assert_eq!(credentials.secret().expose(), "r1ght");
 }

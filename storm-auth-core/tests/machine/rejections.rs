@@ -225,3 +225,15 @@ fn r41_r42_only_a_rejected_token_counts_as_one() {
         assert!(!challenge::rejects_token(status, &headers("Bearer error=\"invalid_token\"")), "{status}");
     }
 }
+
+#[test]
+fn r39_a_rejected_token_that_was_never_held_is_not_believed_when_it_comes_again() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    lab.answer(granted("twin", 0));
+    let token = lab.result(waiter).unwrap();
+    lab.machine.invalidate(token.id(), lab.now());
+    let waiter = lab.wait(key);
+    lab.answer(granted("twin", 0));
+    assert!(lab.result(waiter).is_err());
+}
