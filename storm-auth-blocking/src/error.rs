@@ -68,7 +68,9 @@ impl fmt::Display for Error {
         match &*self.0 {
             Kind::Config(error) => error.fmt(f),
             Kind::Acquire(error) => write!(f, "no token: {error}"),
-            Kind::Http(error) => write!(f, "the API call failed: {error}; check the API URL and the way there"),
+            Kind::Http(error) => {
+                write!(f, "the API call failed: {error}; check the API URL (STORM_API_URL) and the way there")
+            }
         }
     }
 }

@@ -29,6 +29,10 @@
 //!   another matter.
 //! - An answer of the API is `Ok`, whatever its status. Its 401 that rejects the token is answered once with another one.
 //!
+//! What one builder built, its clones and what is derived from them ([`TokenProvider::for_credentials`],
+//! [`Builder::share_limiter`]) are one limiter group, with one budget and one gate. Over plain http no proxy is taken that only the
+//! environment names.
+//!
 //! All decisions about tokens are [`core`]'s, whose docs say what they are and why.
 //!
 //! # What ureq logs

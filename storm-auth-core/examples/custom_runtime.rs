@@ -65,13 +65,23 @@ impl Driver {
     }
 
     fn token(&mut self, key: KeyId) -> Result<Token, AcquireError> {
-        match self.machine.acquire(key, None, self.clock.now()) {
-            Acquire::Ready(token) => {
-                self.drain(); // this call may have started a refresh: it is sent, and not waited for
-                Ok(token)
-            }
+        // What came in since the last call, like the answer to a refresh that nobody waited for.
+        while let Ok(report) = self.reports.try_recv() {
+            self.hand_over(report);
+        }
+        let acquire = self.machine.acquire(key, None, self.clock.now());
+        self.drain(); // whatever it is: this call may have started a request
+        match acquire {
+            Acquire::Ready(token) => Ok(token),
             Acquire::Wait(waiter) => self.wait(waiter),
             Acquire::Failed(error) => Err(error),
+        }
+    }
+
+    fn hand_over(&mut self, (op, outcome): Report) {
+        match outcome {
+            Ok(response) => self.machine.handle_response(op, &response, self.clock.now()),
+            Err(failure) => self.machine.handle_failure(op, failure, self.clock.now()),
         }
     }
 
@@ -95,11 +105,9 @@ impl Driver {
             }
             None => self.reports.recv().ok(),
         };
-        let now = self.clock.now();
         match report {
-            Some((op, Ok(response))) => self.machine.handle_response(op, &response, now),
-            Some((op, Err(failure))) => self.machine.handle_failure(op, failure, now),
-            None => self.machine.handle_timeout(now),
+            Some(report) => self.hand_over(report),
+            None => self.machine.handle_timeout(self.clock.now()),
         }
         self.drain();
     }

@@ -54,6 +54,30 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # How it decides
+//!
+//! Each key is in one of four states. Whether it holds a token is independent of that: a call that finds a valid one never waits.
+//!
+//! ```text
+//!             a call finds no token,              gate open, budget left,
+//!             or its refresh is due               the earliest need first
+//!  ┌──────┐ ──────────────────────▶ ┌────────┐ ────────────────────────────▶ ┌────────────┐
+//!  │ Idle │                         │ Queued │                               │ Requesting │
+//!  └──────┘ ◀────────────────────── └────────┘ ◀──────────────────────────── └────────────┘
+//!   ▲ ▲  │   nobody wants it any       ▲  │       throttled, or spoilt on         │    │
+//!   │ │  │   more, or shut down         │  │       this side, while wanted          │    │
+//!   │ └──│──────────────────────────────│──│────────────────────────────────────────┘    │
+//!   │    │           a token came       │  │                                             │
+//!   │    │ two fresh tokens were        │  │ the same              refused, failed, or   │
+//!   │    │ rejected by the API          │  │                       silent to the end     │
+//!   │    ▼                              │  ▼                                             │
+//!   │   ┌────────────────────────────────────┐                                           │
+//!   └── │             BackingOff             │ ◀─────────────────────────────────────────┘
+//!       └────────────────────────────────────┘
+//!  other       its time is over, and a call
+//!  credentials wants a token: to Queued
+//! ```
+//!
 //! # What it keeps to
 //!
 //! - A token is never handed out at or past its hard expiry: the time its request was *sent*, plus its lifetime, less 2 % of

@@ -67,7 +67,7 @@ async fn main() -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|failure| {
-        let _ = writeln!(io::stderr(), "quickstart: {}", explain(&*failure));
+        let _ = writeln!(io::stderr(), "quickstart: {}", failure);
         ExitCode::FAILURE
     })
 }
@@ -87,20 +87,6 @@ async fn once(path: &str) -> Result<ExitCode, Failure> {
     }
     out.flush()?;
     Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// An error and what caused it. The library's own errors say what to do; the HTTP client's say it in their causes.
-fn explain(failure: &(dyn StdError + 'static)) -> String {
-    let mut text = failure.to_string();
-    let mut source = failure.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    match failure.downcast_ref::<Error>() {
-        Some(error) if error.is_api() => text + "; check STORM_API_URL, and that the API is up",
-        _ => text,
-    }
 }
 
 async fn show() -> Result<ExitCode, Failure> {
@@ -243,7 +229,7 @@ impl Stage {
             Ok(response) => {
                 line(label, format!("GET / answered {} after {}", response.status(), span(start.elapsed())))?;
             }
-            Err(error) if error.is_api() => line(label, explain(&error))?,
+            Err(error) if error.is_api() => line(label, error.to_string())?,
             Err(error) => return Err(error.into()),
         }
         Ok(())

@@ -82,7 +82,7 @@ impl fmt::Display for Error {
                 if let Some(cause) = cause {
                     write!(f, ": {cause}")?;
                 }
-                f.write_str("; check the API URL and the way there")
+                f.write_str("; check the API URL (STORM_API_URL) and the way there")
             }
         }
     }

@@ -270,7 +270,7 @@ fn once_says_what_cannot_be_reached() {
         let run = Variables::of(&emulator).with("STORM_TOKEN_URL", &token_url).run(example, &["--once"]);
         run.exits(1).says(&["no connection to the token endpoint"]);
         let run = Variables::of(&emulator).with("STORM_API_URL", &api_url).run(example, &["--once"]);
-        run.exits(1).says(&["API call failed", "check STORM_API_URL"]);
+        run.exits(1).says(&["API call failed", "STORM_API_URL"]);
     }
 }
 

@@ -1,21 +1,6 @@
 //! The slots and all their transitions. Every change of a [`Flight`] stands in this file.
 //!
-//! ```text
-//!              a call finds no token,                gate open, budget left,
-//!              or its refresh is due                 the earliest need first
-//!   ┌──────┐ ──────────────────────▶ ┌────────┐ ───────────────────────────▶ ┌────────────┐
-//!   │ Idle │                         │ Queued │                              │ Requesting │
-//!   └──────┘ ◀────────────────────── └────────┘ ◀─────────────────────────── └────────────┘
-//!    ▲ ▲   ▲    nobody wants it          ▲          throttled, or aborted          │    │
-//!    │ │   │    any more                 │          while it is wanted             │    │
-//!    │ │   └─────────────────────────────┼─────────────────────────────────────────┘    │
-//!    │ │              a token came       │                                              │
-//!    │ │                                 │ its time has come, and a call      refused,  │
-//!    │ │     ┌────────────┐ ─────────────┘ wants a token                      failed,   │
-//!    │ └──── │ BackingOff │ ◀───────────────────────────────────────────────  silent    │
-//!    │       └────────────┘  ◀── two fresh tokens rejected by the API ◀──────────────────┘
-//!    └─ other credentials
-//! ```
+//! The diagram of the states stands in the [crate docs](crate#how-it-decides).
 //!
 //! Whether a token is held is independent of this: `Option<Held>` beside it, whose freshness is computed from `now`.
 //!

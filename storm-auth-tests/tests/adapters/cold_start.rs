@@ -1,5 +1,7 @@
 //! Many callers, no token; a token that ages; an endpoint that fails, refuses or throttles.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use storm_auth_core::{AcquireError, Budget, Cause, Credentials, Event, FailureKind, KeyStatus, machine::Activity};
@@ -14,6 +16,7 @@ both!(
     r25_a_thousand_callers_at_once_cost_one_request,
     r25_a_failure_reaches_all_who_wait,
     r24_in_the_refresh_window_nobody_waits,
+    r24_r20_callers_without_pause_never_wait_across_refreshes,
     r26_an_outage_while_the_token_lives_is_not_felt,
     r20_a_token_past_its_expiry_is_not_handed_out,
     r22_a_wall_clock_that_jumps_costs_at_most_a_request,
@@ -95,6 +98,34 @@ fn r24_in_the_refresh_window_nobody_waits<A: Adapter>() {
     assert!(emulator.wait_for(PATIENCE, |counts| counts.token_requests == 3));
     until("the new token", || A::token(&tokens).unwrap().id() != first);
     assert_eq!(emulator.token_requests(), 3);
+}
+
+/// 200 callers with a deadline of zero ask without pause: a call that had to wait would fail. Meanwhile an endpoint that takes
+/// 100 ms refreshes the token four times.
+fn r24_r20_callers_without_pause_never_wait_across_refreshes<A: Adapter>() {
+    let emulator = Emulator::start();
+    let clock = A::movable_clock();
+    let tokens = Setup::<A>::at(&emulator).clock(&clock).tokens();
+    let mut last = A::token(&tokens).unwrap().id();
+    emulator.fail(Endpoint::Token, Fault::Delay(Duration::from_millis(100)));
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let ask = || {
+            while !over.load(Ordering::Relaxed) {
+                A::token_within(&tokens, Duration::ZERO).unwrap();
+                thread::yield_now();
+            }
+        };
+        let callers: Vec<_> = (0..200).map(|_| scope.spawn(ask)).collect();
+        for refresh in 1..=4 {
+            A::advance(&clock, Duration::from_secs(451));
+            until("the next token", || A::token_within(&tokens, Duration::ZERO).unwrap().id() != last);
+            last = A::token(&tokens).unwrap().id();
+            assert_eq!(emulator.issued(), refresh + 1);
+        }
+        over.store(true, Ordering::Relaxed);
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+    });
 }
 
 fn r26_an_outage_while_the_token_lives_is_not_felt<A: Adapter>() {
