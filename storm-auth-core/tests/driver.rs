@@ -11,7 +11,7 @@ use storm_auth_core::driver::{Board, Cell, Work};
 use storm_auth_core::machine::{Acquire, TokenRequest, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
-    AcquireError, Credentials, Failure, FailureKind, HttpHosts, Key, KeyId, Machine, Now, Policy, Scope, Token,
+    AcquireError, Budget, Credentials, Failure, FailureKind, HttpHosts, Key, KeyId, Machine, Now, Policy, Scope, Token,
     TokenUrl, scope,
 };
 
@@ -387,4 +387,30 @@ fn r58_neither_board_nor_cell_shows_a_secret() {
     assert!(!shown.contains("S3cret") && !shown.contains("first"), "{shown}");
     let work = format!("{:?}", desk.work());
     assert!(!work.contains("S3cret"), "{work}");
+}
+
+#[test]
+fn r49_a_refresh_that_nobody_took_is_taken_by_the_next_reader_of_its_cell() {
+    let mut policy = Policy::default();
+    policy.budget = Budget::per_minute(3, 0);
+    let mut board: Board<usize> = Board::new(Machine::new(policy, 7), 1);
+    let at = |millis: u64| Now::from_millis(1_000_000 + millis, 1_700_000_000_000 + millis);
+    let (erp, _) = board.add_key(key("erp"), at(0));
+    let (shop, cell) = board.add_key(key("shop"), at(0));
+    assert!(matches!(board.acquire(shop, None, at(0)), Acquire::Wait(_)));
+    let send = board.take_work().sends.pop_front().unwrap();
+    board.report(send.op, Ok(granted("first", 600)), at(0));
+    // One request fits: erp's goes, and the refresh of shop has to wait.
+    let Acquire::Wait(erp_waits) = board.acquire(erp, None, at(460_000)) else { panic!("erp has no token") };
+    let send = board.take_work().sends.pop_front().unwrap();
+    assert!(matches!(board.acquire(shop, None, at(460_001)), Acquire::Ready(_)));
+    assert!(board.take_work().sends.is_empty());
+    // erp's flight ends where no thread may be started, and that lets shop's request go.
+    board.cancel(erp_waits, at(460_002));
+    board.report(send.op, Err(Failure::new(FailureKind::Aborted, "")), at(485_000));
+    let _ = board.take_wakes();
+    assert!(cell.token(0, at(485_001)).is_none(), "this reader asks the board");
+    assert!(matches!(board.acquire(shop, None, at(485_001)), Acquire::Ready(_)));
+    assert_eq!(board.take_work().sends.front().map(|send| send.key), Some(shop));
+    assert!(cell.token(0, at(485_002)).is_some(), "and the others are served");
 }

@@ -167,8 +167,8 @@ impl<W> Board<W> {
         Work { sends: core::mem::take(&mut self.sends), ..self.take_wakes() }
     }
 
-    /// The same without the sends, for a place that may not start threads, like a `Drop`. Whoever is woken takes them: so if
-    /// there are sends, a caller is among those woken.
+    /// The same without the sends, for a place that may not start threads, like a `Drop`. They are taken by a caller: one that
+    /// waits and is woken for it, or the next that reads its key's cell.
     pub fn take_wakes(&mut self) -> Work<W> {
         if !self.sends.is_empty() {
             let pending = self.waits.values_mut().filter_map(|wait| match wait {
@@ -176,6 +176,12 @@ impl<W> Board<W> {
                 Wait::Done(_) => None,
             });
             self.wakes.extend(pending);
+        }
+        for send in &self.sends {
+            // Where nobody waits, the next caller comes here and takes them.
+            if let Some(cell) = self.cells.get(&send.key) {
+                cell.ask_at_once();
+            }
         }
         Work {
             wakes: core::mem::take(&mut self.wakes),
