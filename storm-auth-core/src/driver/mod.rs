@@ -11,8 +11,8 @@
 //!    timer thread is needed.
 
 mod cell;
+mod clock;
 mod settings;
-mod shift;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -27,7 +27,7 @@ use crate::token::Token;
 use crate::wire::response::ResponseBody;
 
 pub use cell::Cell;
-pub use shift::Shift;
+pub use clock::{Clock, SystemClocks};
 
 /// The machine of a limiter group, and the callers that wait for it.
 #[derive(Debug)]
