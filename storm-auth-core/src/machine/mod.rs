@@ -228,6 +228,11 @@ impl Machine {
         let id = KeyId(self.next_key);
         self.next_key += 1;
         self.keys.insert(identity, id);
+        self.outputs.event(Event::KeyAdded {
+            key: id,
+            client_id: key.credentials.client_id().to_owned(),
+            scope: key.scope.as_str().map(str::to_owned),
+        });
         self.slots.insert(id, Slot::new(key, self.policy.budget.key()));
         id
     }

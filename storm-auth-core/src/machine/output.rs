@@ -96,6 +96,15 @@ pub enum Reason {
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Event {
+    /// A key was added; other events name it by its number.
+    KeyAdded {
+        /// The key.
+        key: KeyId,
+        /// Its client id.
+        client_id: String,
+        /// The scope that is asked for; `None` for the server's default.
+        scope: Option<String>,
+    },
     /// A token request goes out.
     Requested {
         /// The key it is for.
@@ -215,9 +224,11 @@ impl Event {
             Self::Requested { .. } | Self::Granted { .. } | Self::RejectionIgnored { .. } | Self::LateReport { .. } => {
                 Severity::Debug
             }
-            Self::Deferred { .. } | Self::Noticed { .. } | Self::CredentialsReplaced { .. } | Self::Dropped { .. } => {
-                Severity::Info
-            }
+            Self::KeyAdded { .. }
+            | Self::Deferred { .. }
+            | Self::Noticed { .. }
+            | Self::CredentialsReplaced { .. }
+            | Self::Dropped { .. } => Severity::Info,
             Self::Failed { .. }
             | Self::GateClosed { .. }
             | Self::TokenRejected { .. }
@@ -230,6 +241,14 @@ impl Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::KeyAdded { key, client_id, scope } => {
+                write!(
+                    f,
+                    "key {}: client {client_id}, scope {}",
+                    key.index(),
+                    scope.as_deref().unwrap_or("(the server's)")
+                )
+            }
             Self::Requested { key, reason, .. } => write!(f, "key {}: token requested, {reason}", key.index()),
             Self::Deferred { key, reason, until } => {
                 write!(f, "key {}: token request, {reason}, has to wait until {until}", key.index())

@@ -415,9 +415,10 @@ fn events_matter_as_much_as_a_person_has_to_do() {
     lab.wait(key);
     lab.answer(status(500));
     let told: Vec<_> = lab.events.iter().map(Event::severity).collect();
-    assert_eq!(told, [Severity::Debug, Severity::Error, Severity::Debug, Severity::Warn]);
+    assert_eq!(told, [Severity::Info, Severity::Debug, Severity::Error, Severity::Debug, Severity::Warn]);
+    assert_eq!(lab.events[0].to_string(), "key 0: client shop, scope lab");
     assert_eq!(
-        lab.events[1].to_string(),
+        lab.events[2].to_string(),
         "key 0: invalid_client (HTTP 400): check the client id and the client secret; asked again from 2023-11-14T22:14:20Z"
     );
 }

@@ -119,7 +119,9 @@ impl Lab {
     }
 
     pub(crate) fn key(&mut self, client_id: &str) -> KeyId {
-        self.machine.add_key(key(client_id, "S3cret"), self.now)
+        let id = self.machine.add_key(key(client_id, "S3cret"), self.now);
+        self.drain();
+        id
     }
 
     // The clocks
