@@ -257,7 +257,8 @@ fn same(one: &Thread, other: &Thread) -> bool {
     one.id() == other.id()
 }
 
-/// The span to sleep until `at`: a millisecond more than the clock's reading says, or a timer fires a tick early and spins.
+/// The span to sleep until `at`: a millisecond more than the clock's reading says, or a timer fires a tick early and spins; and
+/// no more than a day, since a system's clocks overflow.
 fn until(at: Mono, now: Now) -> Duration {
-    at.since(now.mono) + Duration::from_millis(1)
+    (at.since(now.mono) + Duration::from_millis(1)).min(Duration::from_secs(86_400))
 }

@@ -15,6 +15,7 @@ use crate::{
 both!(
     r25_a_thousand_callers_at_once_cost_one_request,
     r25_a_failure_reaches_all_who_wait,
+    r23_a_deadline_may_be_without_end,
     r24_in_the_refresh_window_nobody_waits,
     r24_r20_callers_without_pause_never_wait_across_refreshes,
     r26_an_outage_while_the_token_lives_is_not_felt,
@@ -72,6 +73,14 @@ fn r25_a_failure_reaches_all_who_wait<A: Adapter>() {
         }
     });
     assert_eq!(emulator.token_requests(), 1);
+}
+
+fn r23_a_deadline_may_be_without_end<A: Adapter>() {
+    let emulator = Emulator::start();
+    let tokens = Setup::<A>::at(&emulator).tokens();
+    A::ready(&tokens, Duration::MAX).unwrap();
+    A::token_within(&tokens, Duration::MAX).unwrap();
+    A::close(&tokens, Duration::MAX).unwrap();
 }
 
 fn r24_in_the_refresh_window_nobody_waits<A: Adapter>() {
