@@ -601,14 +601,18 @@ impl Machine {
     pub(super) fn elapse(&mut self, now: Now) {
         self.gate.open_when_reached(now);
         let mut overdue = Vec::new();
-        while let Some(timer) = self.timers.pop(now.mono) {
+        // Those that are due now, and none that one of them sets: so this ends, whatever they do. One may have been overtaken by
+        // another, so each looks whether it still holds.
+        for timer in self.timers.take_due(now.mono) {
             match timer {
                 Timer::Flight(key) => self.patience_ended(key, now),
-                Timer::Spaced(key) => {
-                    if let Flight::Queued { place, .. } = self.slots[&key].flight {
+                Timer::Spaced(key) => match self.slots[&key].flight {
+                    Flight::Queued { place, spaced_until, .. } if spaced_until <= now.mono => {
                         self.queue.insert(place);
                     }
-                }
+                    _ => {}
+                },
+                Timer::Warm(key) if self.slots[&key].warm_at.is_none_or(|at| at > now.mono) => {}
                 Timer::Warm(key) => {
                     self.slot_mut(key).warm_at = None;
                     if self.slots[&key].valid(now).is_none_or(|held| self.refresh_due(held, now)) {
@@ -633,7 +637,9 @@ impl Machine {
     }
 
     fn patience_ended(&mut self, key: KeyId, now: Now) {
-        if let Flight::Requesting { op, .. } = self.slots[&key].flight {
+        if let Flight::Requesting { op, patience_ends, .. } = self.slots[&key].flight
+            && patience_ends <= now.mono
+        {
             self.outputs.withdraw(op);
             let waited = format!("{} s", self.slots[&key].patience.span().as_secs());
             self.failed(op, Failure::new(FailureKind::Timeout, waited), now);
@@ -740,7 +746,11 @@ impl Machine {
             _ if !warm => None,
             (Flight::Idle, None) => Some(now.mono),
             (Flight::Idle, Some(held)) => Some(now.mono + self.refresh_at(held, now).left(now)),
-            (Flight::BackingOff { until, .. }, _) => Some(now.mono + until.left(now)),
+            (Flight::BackingOff { until, .. }, None) => Some(now.mono + until.left(now)),
+            (Flight::BackingOff { until, .. }, Some(held)) => {
+                // Refreshes may have become late since it began.
+                Some(now.mono + until.max(self.refresh_at(held, now)).left(now))
+            }
             (Flight::Queued { .. } | Flight::Requesting { .. }, _) => None,
         };
         let before = core::mem::replace(&mut self.slot_mut(key).warm_at, warm_at);

@@ -34,12 +34,13 @@ impl Timers {
         self.0.first().copied()
     }
 
-    /// Takes out the first deadline that `now` has come to.
-    pub(super) fn pop(&mut self, now: Mono) -> Option<Timer> {
-        let (at, timer) = self.next()?;
-        (at <= now).then(|| {
+    /// Takes out the deadlines that `now` has come to, in their order.
+    pub(super) fn take_due(&mut self, now: Mono) -> Vec<Timer> {
+        let mut due = Vec::new();
+        while let Some((_, timer)) = self.next().filter(|(at, _)| *at <= now) {
             self.0.pop_first();
-            timer
-        })
+            due.push(timer);
+        }
+        due
     }
 }

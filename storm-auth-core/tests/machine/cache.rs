@@ -637,3 +637,19 @@ fn r29_a_warm_key_whose_tokens_live_for_no_time_backs_off() {
     }
     assert!(lab.requests() < 10, "{}", lab.requests());
 }
+
+/// A back-off that ends before refreshes that have become late is no reason to look at the clock for ever.
+#[test]
+fn r30_a_warm_key_that_backs_off_waits_for_its_late_refresh() {
+    let (mut lab, key) = Lab::with_token(3_600);
+    lab.machine.keep_warm(key, lab.now());
+    lab.drive_to(2_700_000);
+    lab.answer(status(429));
+    lab.drive_to(2_740_000);
+    assert_eq!(lab.requests(), 3);
+    lab.answer(status(500));
+    lab.drive_to(3_358_799);
+    assert_eq!(lab.requests(), 3);
+    lab.drive_to(3_358_800);
+    assert_eq!(lab.requests(), 4);
+}
