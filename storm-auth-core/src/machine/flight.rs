@@ -54,8 +54,6 @@ pub(super) struct Slot {
     /// How many want it kept warm.
     pub(super) warmers: u32,
     warm_at: Option<Mono>,
-    /// How often the credentials were replaced.
-    secret_version: u64,
     bucket: Bucket,
     patience: Patience,
     /// Failures in a row, throttles and refusals aside.
@@ -95,7 +93,6 @@ pub(super) enum Flight {
         op: OpId,
         sent: Now,
         patience_ends: Mono,
-        secret_version: u64,
         /// The secret in it, which an answer may repeat.
         secret: ClientSecret,
     },
@@ -124,7 +121,6 @@ pub(super) enum Trouble {
 struct Landed {
     key: KeyId,
     sent: Now,
-    secret_version: u64,
     secret: ClientSecret,
 }
 
@@ -140,7 +136,6 @@ impl Slot {
             waiters: BTreeSet::new(),
             warmers: 0,
             warm_at: None,
-            secret_version: 0,
             bucket,
             patience: Patience::new(),
             failures: 0,
@@ -266,7 +261,7 @@ impl Machine {
         let patience = slot.patience.span();
         let patience_ends = now.mono + patience;
         let secret = slot.key.credentials.secret().clone();
-        slot.flight = Flight::Requesting { op, sent: now, patience_ends, secret_version: slot.secret_version, secret };
+        slot.flight = Flight::Requesting { op, sent: now, patience_ends, secret };
         let request = token_request(slot.key.token_url(), slot.key.credentials(), slot.key.scope());
         self.ops.insert(op, key);
         self.timers.set(patience_ends, Timer::Flight(key));
@@ -360,9 +355,9 @@ impl Machine {
         };
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         match core::mem::replace(&mut slot.flight, Flight::Idle) {
-            Flight::Requesting { sent, patience_ends, secret_version, secret, .. } => {
+            Flight::Requesting { sent, patience_ends, secret, .. } => {
                 self.timers.clear(patience_ends, Timer::Flight(key));
-                Some(Landed { key, sent, secret_version, secret })
+                Some(Landed { key, sent, secret })
             }
             _ => unreachable!("an operation is known only while its key is requesting"),
         }
@@ -385,7 +380,7 @@ impl Machine {
             Outcome::Granted(grant) => self.granted(landed, grant, now),
             Outcome::Refused(refusal) => match refusal.class {
                 Class::Throttled => self.requeue(key, now),
-                _ if self.slots[&key].secret_version != landed.secret_version => {
+                _ if self.slots[&key].key.credentials.secret().expose() != landed.secret.expose() => {
                     // R43: what the old secret is told says nothing about the new one.
                     self.outputs.event(Event::LateReport { op });
                     match refusal.class {
@@ -584,7 +579,6 @@ impl Machine {
             return;
         }
         slot.key.credentials = credentials;
-        slot.secret_version += 1;
         slot.refusals = 0;
         slot.refusal = None;
         if matches!(slot.flight, Flight::BackingOff { trouble: Trouble::Refused(_), .. }) {
