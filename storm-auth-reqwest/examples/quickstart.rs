@@ -1,7 +1,7 @@
 //! The library at work, over reqwest.
 //!
 //! ```text
-//! cargo run -p storm-auth-reqwest --example quickstart                   # the show, in five scenes
+//! cargo run -p storm-auth-reqwest --example quickstart                   # the show, scene by scene
 //! cargo run -p storm-auth-reqwest --example quickstart -- --once /path   # one authorised GET: its status and body
 //! ```
 //!
@@ -11,9 +11,8 @@ use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use storm_auth_reqwest::core::Unix;
 use storm_auth_reqwest::{Builder, Clock, Credentials, Environment, Error, StormClient, TokenProvider, env};
 use storm_auth_tests::emulator::{Emulator, Endpoint, Fault};
 
@@ -114,6 +113,7 @@ async fn show() -> Result<ExitCode, Failure> {
     sent += stage.cold_start().await?;
     sent += stage.rejected().await?;
     sent += stage.growing_old().await?;
+    stage.outage().await?;
     writeln!(out, "\n{} in all; the service takes 21 at once, and then one every 20 s.", requests(sent))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -200,11 +200,8 @@ impl Stage {
         let tokens = self.storm.tokens();
         let (before, granted) = (self.requests(tokens), tokens.counters().granted);
         let old = tokens.token().await?;
-        let refresh_at = tokens.key_status().and_then(|status| status.refresh_at).ok_or("no token is held")?;
-        let passing = refresh_at.since(now()) + Duration::from_millis(50);
-        self.emulator.iter().for_each(|emulator| emulator.clock().advance(passing));
-        self.clock.advance(passing);
-        let left = old.expires_at().since(now() + passing);
+        let passing = self.pass_refresh_time()?;
+        let left = old.expires_at().since(self.clock.now().unix);
         line("time", format!("{} pass; {} are left of the token", span(passing), span(left)))?;
 
         let start = Instant::now();
@@ -220,6 +217,34 @@ impl Stage {
         line("behind it", format!("a new token after {}, until {}", span(start.elapsed()), token.expires_at()))?;
         self.get("an API call").await?;
         self.wire(tokens, before)
+    }
+
+    /// Nobody else's endpoint can be switched off, so this is for the emulator alone.
+    async fn outage(&self) -> Result<(), Failure> {
+        let Some(emulator) = &self.emulator else { return Ok(()) };
+        scene(6, "The token endpoint goes down, and nobody notices")?;
+        let tokens = self.storm.tokens();
+        let before = tokens.counters().requests;
+        emulator.fail(Endpoint::Token, Fault::Outage);
+        let passing = self.pass_refresh_time()?;
+        line("time", format!("{} pass; a refresh is due, and fails", span(passing)))?;
+        for _ in 0..1_000 {
+            tokens.token().await?;
+        }
+        line("tokens", "1,000 calls, all served from the cache")?;
+        self.get("an API call").await?;
+        line("tried", requests(tokens.counters().requests - before))?;
+        Ok(())
+    }
+
+    /// Lets time pass, on both sides, until the token's refresh is due.
+    fn pass_refresh_time(&self) -> Result<Duration, Failure> {
+        let status = self.storm.tokens().key_status();
+        let refresh_at = status.and_then(|status| status.refresh_at).ok_or("no token is held")?;
+        let passing = refresh_at.since(self.clock.now().unix) + Duration::from_millis(50);
+        self.emulator.iter().for_each(|emulator| emulator.clock().advance(passing));
+        self.clock.advance(passing);
+        Ok(passing)
     }
 
     /// An API call, and what came of it. Another server need not have anything at `/`: any answer will do.
@@ -274,10 +299,4 @@ fn span(span: Duration) -> String {
         nanos @ 1_000_000..10_000_000_000 => format!("{} ms", nanos / 1_000_000),
         nanos => format!("{} s", nanos / 1_000_000_000),
     }
-}
-
-/// What the wall clock says, unmoved.
-fn now() -> Unix {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Unix::from_millis(0) + since
 }
