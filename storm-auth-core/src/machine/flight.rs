@@ -221,7 +221,7 @@ impl Machine {
         } else {
             self.queue.insert(place);
         }
-        self.dispatch(now);
+        self.dispatch(Some(key), now);
         if reason == Reason::Refresh && matches!(self.slots[&key].flight, Flight::Queued { .. }) {
             self.announce_deferral(key, now);
         }
@@ -235,18 +235,17 @@ impl Machine {
         }
     }
 
-    /// Lets as many queued requests go as gate and budget allow.
-    fn dispatch(&mut self, now: Now) {
+    /// Lets as many queued requests go as gate and budget allow. `asked` is the key that is wanted at this moment, by a caller
+    /// that may be no waiter yet.
+    fn dispatch(&mut self, asked: Option<KeyId>, now: Now) {
         while self.gate.closed_until(now).is_none() && self.bucket.next() <= now.mono {
             let Some(Place { key, .. }) = self.queue.pop_first() else { return };
-            let slot = &self.slots[&key];
-            let refresh = matches!(slot.flight, Flight::Queued { reason: Reason::Refresh, .. });
-            if refresh && !slot.is_wanted(now) {
+            if asked == Some(key) || self.slots[&key].is_wanted(now) {
+                self.send(key, now);
+            } else {
                 // Its token expired in the queue, and nobody has asked for it since.
                 self.slot_mut(key).flight = Flight::Idle;
                 self.settle(key, now);
-            } else {
-                self.send(key, now);
             }
         }
     }
@@ -618,7 +617,7 @@ impl Machine {
                 Timer::Waiter(waiter) => overdue.push(waiter),
             }
         }
-        self.dispatch(now);
+        self.dispatch(None, now);
         for waiter in overdue {
             let Some(Waiter { key, .. }) = self.waiters.get(waiter) else { continue };
             let error = match self.slots[&key].flight {

@@ -412,6 +412,65 @@ impl Story {
     }
 }
 
+/// One whole story, with a limiter that sees its requests `delays` later, and what comes after its last step.
+fn judge(seed: u64, steps: &[Step], delays: &[u64]) {
+    let mut story = Story::new(seed);
+    story.run(steps, false);
+
+    // Nothing is forgotten: left alone, with every request unanswered, all are resolved and the machine comes to rest.
+    for key in &story.keys.clone() {
+        (0..steps.len()).for_each(|_| story.lab.machine.keep_cold(*key, story.lab.now()));
+    }
+    story.lab.drain();
+    story.advance(200_000 + 420_000);
+    story.judge();
+    assert!(story.waiting.is_empty());
+
+    // R29: the same requests pass when the network delays each of them by up to half a second.
+    let mut arrivals: Vec<_> =
+        (story.lab.times().iter().enumerate()).map(|(number, sent)| sent + delays[number % delays.len()]).collect();
+    arrivals.sort_unstable();
+    let mut limiter = Nginx::default();
+    assert!(arrivals.iter().all(|at| limiter.admits(*at)), "{:?}", arrivals);
+
+    // R79: each request has one outcome.
+    let counters = story.lab.machine.counters();
+    let outcomes = counters.granted
+        + counters.throttled
+        + counters.refused
+        + counters.unusable
+        + counters.unconnected
+        + counters.timed_out
+        + counters.broken
+        + counters.aborted;
+    assert_eq!(counters.requests, story.lab.requests() as u64);
+    assert_eq!(counters.requests, outcomes + story.under_way.len() as u64);
+
+    // R28: then each key gets a token within the hour that a gate may be closed for.
+    for key in story.keys.clone() {
+        story.lab.sends.clear();
+        let waiter = story.lab.acquire_within(key, secs(7_200));
+        let waiter = match waiter {
+            Acquire::Wait(waiter) => waiter,
+            Acquire::Ready(_) => continue,
+            Acquire::Failed(error) => {
+                let retry_at = error.retry_at().expect("it is known when");
+                let wait = retry_at.since(story.lab.now().unix);
+                assert!(wait <= secs(3_700), "{:?}", error);
+                story.lab.drive(wait);
+                story.lab.wait_within(key, secs(7_200))
+            }
+        };
+        while story.lab.sends.is_empty() {
+            let at = story.lab.machine.poll_timeout().expect("somebody waits").at;
+            story.lab.drive_to(at.max(story.lab.now().mono).since(story.lab.mono(0)).as_millis() as u64);
+            assert!(!story.lab.is_resolved(waiter));
+        }
+        story.lab.answer_key(key, granted("the-last", 3_600));
+        assert!(story.lab.result(waiter).is_ok());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, max_shrink_iters: 1_000, ..ProptestConfig::default() })]
 
@@ -421,56 +480,7 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..120),
         delays in proptest::collection::vec(0..=500_u64, 1..30),
     ) {
-        let mut story = Story::new(seed);
-        story.run(&steps, false);
-
-        // Nothing is forgotten: left alone, with every request unanswered, all are resolved and the machine comes to rest.
-        for key in &story.keys.clone() {
-            (0..steps.len()).for_each(|_| story.lab.machine.keep_cold(*key, story.lab.now()));
-        }
-        story.lab.drain();
-        story.advance(200_000 + 420_000);
-        story.judge();
-        prop_assert!(story.waiting.is_empty());
-
-        // R29: the same requests pass when the network delays each of them by up to half a second.
-        let mut arrivals: Vec<_> = (story.lab.times().iter().enumerate())
-            .map(|(number, sent)| sent + delays[number % delays.len()])
-            .collect();
-        arrivals.sort_unstable();
-        let mut limiter = Nginx::default();
-        prop_assert!(arrivals.iter().all(|at| limiter.admits(*at)), "{:?}", arrivals);
-
-        // R79: each request has one outcome.
-        let counters = story.lab.machine.counters();
-        let outcomes = counters.granted + counters.throttled + counters.refused + counters.unusable
-            + counters.unconnected + counters.timed_out + counters.broken + counters.aborted;
-        prop_assert_eq!(counters.requests, story.lab.requests() as u64);
-        prop_assert_eq!(counters.requests, outcomes + story.under_way.len() as u64);
-
-        // R28: then each key gets a token within the hour that a gate may be closed for.
-        for key in story.keys.clone() {
-            story.lab.sends.clear();
-            let waiter = story.lab.acquire_within(key, secs(7_200));
-            let waiter = match waiter {
-                Acquire::Wait(waiter) => waiter,
-                Acquire::Ready(_) => continue,
-                Acquire::Failed(error) => {
-                    let retry_at = error.retry_at().expect("it is known when");
-                    let wait = retry_at.since(story.lab.now().unix);
-                    prop_assert!(wait <= secs(3_700), "{:?}", error);
-                    story.lab.drive(wait);
-                    story.lab.wait_within(key, secs(7_200))
-                }
-            };
-            while story.lab.sends.is_empty() {
-                let at = story.lab.machine.poll_timeout().expect("somebody waits").at;
-                story.lab.drive_to(at.max(story.lab.now().mono).since(story.lab.mono(0)).as_millis() as u64);
-                prop_assert!(!story.lab.is_resolved(waiter));
-            }
-            story.lab.answer_key(key, granted("the-last", 3_600));
-            prop_assert!(story.lab.result(waiter).is_ok());
-        }
+        judge(seed, &steps, &delays);
     }
 }
 
@@ -506,4 +516,24 @@ fn the_judges_limiter_is_the_documented_one() {
     assert_eq!(passes, [false, false, true, false, false, true]);
     let mut steady = Nginx::default();
     assert_eq!((0..200).position(|number| !steady.admits(number * 15_000)), Some(81));
+}
+
+/// Stories that once broke a promise.
+#[test]
+fn r20_r25_r29_no_story_that_once_did_breaks_a_promise_again() {
+    let stories: [(u64, &[Step]); 1] = [(
+        0,
+        &[
+            Step::Warm { key: 3, on: true },
+            Step::Advance { span: 265_253 },
+            Step::Answer { which: 0, kind: Answer::RetryAfter(200, 9_999) },
+            Step::Advance { span: 261_774 },
+            Step::WallForward { span: 246_035 },
+            Step::Acquire { key: 3, patience: None },
+            Step::WallBack { span: 1 },
+        ],
+    )];
+    for (seed, steps) in stories {
+        judge(seed, steps, &[0]);
+    }
 }
