@@ -5,9 +5,6 @@
 
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use storm_auth_core::driver::{Board, Cell, Work};
@@ -16,6 +13,8 @@ use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
 
 use crate::clock::Clock;
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Arc, AtomicBool, Mutex, MutexGuard, Ordering, PoisonError, Weak};
 use crate::transport::Transport;
 
 /// Told each event, after the lock was given back.
@@ -41,7 +40,7 @@ impl Driver {
         transport: Transport,
         on_event: Option<Arc<OnEvent>>,
     ) -> Arc<Self> {
-        let lanes = thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
+        let lanes = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
         let board = Mutex::new(Board::new(machine, lanes));
         Arc::new(Self { board, clock, transport: Arc::new(transport), on_event })
     }

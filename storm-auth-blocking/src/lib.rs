@@ -60,6 +60,7 @@ mod error;
 mod observe;
 mod provider;
 mod source;
+mod sync;
 mod transport;
 
 pub use builder::Builder;

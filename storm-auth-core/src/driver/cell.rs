@@ -1,12 +1,11 @@
 //! The cell that a cached token is read from: no lock and no allocation, and threads share no cache line that is written.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 
+use super::sync::{ArcSwapOption, AtomicBool, AtomicU64, Ordering};
 use crate::machine::Peek;
 use crate::time::{Moment, Mono, Now, Unix};
 use crate::token::Token;

@@ -13,6 +13,7 @@
 mod cell;
 mod clock;
 mod settings;
+mod sync;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};

@@ -1,0 +1,280 @@
+//! The driver of `storm-auth-blocking`, with loom's lock and threads, over a modelled clock and transport.
+
+use std::{sync::Arc, time::Duration};
+
+use storm_auth_core::{
+    AcquireError, Budget, Credentials, Failure, FailureKind, HttpHosts, Key, KeyId, Machine, Policy, Scope, Token,
+    TokenUrl, machine::TokenRequest, wire::response::ResponseBody,
+};
+
+use self::{
+    clock::Clock,
+    sync::thread,
+    transport::{Outcome, Transport},
+};
+use crate::explore;
+
+#[path = "../../../storm-auth-blocking/src/driver.rs"]
+#[allow(dead_code, unreachable_pub, reason = "it is used and public where it lives")]
+mod real;
+
+use real::Driver;
+
+pub(crate) mod sync {
+    pub(crate) use std::sync::{Arc, PoisonError, Weak};
+
+    pub(crate) use loom::sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    pub(crate) mod thread {
+        use std::{io, time::Duration};
+
+        pub(crate) use loom::thread::{JoinHandle, Thread, current, park, spawn};
+
+        /// A time that no clock of a story comes to: who is not woken is lost, and loom says so.
+        pub(crate) fn park_timeout(_: Duration) {
+            park();
+        }
+
+        /// Starts threads, but those of flights that a story says cannot be had.
+        pub(crate) struct Builder(loom::thread::Builder);
+
+        impl Builder {
+            pub(crate) fn new() -> Self {
+                Self(loom::thread::Builder::new())
+            }
+
+            pub(crate) fn name(self, name: String) -> Self {
+                Self(self.0.name(name))
+            }
+
+            pub(crate) fn spawn<T: Send + 'static>(
+                self,
+                act: impl FnOnce() -> T + Send + 'static,
+            ) -> io::Result<JoinHandle<T>> {
+                match super::super::REFUSED_THREADS.with(|refused| refused.replace(refused.get().saturating_sub(1))) {
+                    0 => self.0.spawn(act),
+                    _ => Err(io::ErrorKind::OutOfMemory.into()),
+                }
+            }
+        }
+    }
+}
+
+std::thread_local! {
+    /// How many threads cannot be had. Of the system's thread, which runs one interleaving after another.
+    static REFUSED_THREADS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+pub(crate) mod clock {
+    use storm_auth_core::Now;
+
+    /// Time stands still.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Clock;
+
+    impl Clock {
+        pub(crate) fn now(&self) -> Now {
+            Now::from_millis(1_000_000, 1_700_000_000_000)
+        }
+    }
+}
+
+pub(crate) mod observe {
+    use storm_auth_core::Event;
+
+    pub(crate) fn observe(_: &Event) {}
+
+    pub(crate) struct Observer;
+
+    impl Observer {
+        pub(crate) fn current() -> Self {
+            Self
+        }
+
+        pub(crate) fn carry<T>(self, act: impl FnOnce() -> T) -> T {
+            act()
+        }
+    }
+}
+
+pub(crate) mod transport {
+    use std::{collections::VecDeque, sync::Arc};
+
+    use loom::sync::Mutex;
+
+    use super::{Failure, FailureKind, ResponseBody, TokenRequest};
+
+    #[derive(Clone, Copy)]
+    pub(crate) enum Outcome {
+        Granted,
+        ServerError,
+        Aborted,
+    }
+
+    /// Answers each request at once with what the story has next; loom decides when that is.
+    #[derive(Clone)]
+    pub(crate) struct Transport(Arc<Mutex<VecDeque<Outcome>>>);
+
+    impl Transport {
+        pub(crate) fn answering(script: &[Outcome]) -> Self {
+            Self(Arc::new(Mutex::new(script.iter().copied().collect())))
+        }
+
+        pub(crate) fn send(&self, _: TokenRequest) -> Result<http::Response<ResponseBody>, Failure> {
+            let next = self.0.lock().unwrap().pop_front().expect("no more requests than the story has answers");
+            let answer = |status, body: &str| {
+                let body = ResponseBody::try_from(body.as_bytes()).unwrap();
+                http::Response::builder().status(status).body(body).unwrap()
+            };
+            match next {
+                Outcome::Granted => Ok(answer(200, r#"{"access_token":"t","expires_in":600,"token_type":"Bearer"}"#)),
+                Outcome::ServerError => Ok(answer(500, "")),
+                Outcome::Aborted => Err(Failure::new(FailureKind::Aborted, "")),
+            }
+        }
+
+        pub(crate) fn cancel(&self) {}
+
+        pub(crate) fn left(&self) -> usize {
+            self.0.lock().unwrap().len()
+        }
+    }
+}
+
+const PATIENCE: Option<Duration> = Some(Duration::from_secs(30));
+
+fn key() -> Key {
+    let url = TokenUrl::parse("https://identity.storm.io/1.0/connect/token", &HttpHosts::default()).unwrap();
+    Key::new(url, Credentials::new("shop", "S3cret").unwrap(), Scope::server_default())
+}
+
+/// A driver of one key, whose requests are answered by a script.
+struct Story {
+    driver: Arc<Driver>,
+    key: KeyId,
+    transport: Transport,
+}
+
+impl Story {
+    fn new(script: &[Outcome]) -> Self {
+        REFUSED_THREADS.set(0);
+        let mut policy = Policy::default();
+        policy.budget = Budget::unlimited();
+        let transport = Transport::answering(script);
+        let driver = Driver::new(Machine::new(policy, 7), Clock, transport.clone(), None);
+        let (key, _cell) = driver.add_key(key());
+        Self { driver, key, transport }
+    }
+
+    fn call(&self) -> Result<Token, AcquireError> {
+        self.driver.acquire(self.key, PATIENCE)
+    }
+
+    /// A call on another thread.
+    fn caller(&self) -> thread::JoinHandle<Result<Token, AcquireError>> {
+        let (driver, key) = (self.driver.clone(), self.key);
+        thread::spawn(move || driver.acquire(key, PATIENCE))
+    }
+
+    /// Calls from two threads.
+    fn call_twice(&self) -> [Result<Token, AcquireError>; 2] {
+        let other = self.caller();
+        [self.call(), other.join().unwrap()]
+    }
+
+    /// The answers that nobody asked for.
+    fn left(&self) -> usize {
+        self.transport.left()
+    }
+}
+
+#[test]
+fn r25_r51_two_callers_share_one_flight_and_both_are_woken() {
+    explore(3, || {
+        let story = Story::new(&[Outcome::Granted]);
+        assert!(story.call_twice().iter().all(Result::is_ok));
+        assert_eq!(story.left(), 0);
+    });
+}
+
+#[test]
+fn r25_r51_a_failure_reaches_everyone_who_waits_for_it() {
+    explore(3, || {
+        let story = Story::new(&[Outcome::ServerError]);
+        let results = story.call_twice();
+        assert!(results.iter().all(|result| matches!(result, Err(AcquireError::Unavailable { .. }))), "{results:?}");
+        assert_eq!(story.left(), 0);
+    });
+}
+
+#[test]
+fn r48_r51_an_aborted_flight_is_repeated_for_those_who_wait() {
+    explore(3, || {
+        let story = Story::new(&[Outcome::Aborted, Outcome::Granted]);
+        assert!(story.call_twice().iter().all(Result::is_ok));
+        assert_eq!(story.left(), 0);
+    });
+}
+
+/// A flight that never took off reports that it was aborted and starts no other, since it may be the end of a thread: a caller
+/// that waits is woken for it.
+#[test]
+fn r49_r51_a_flight_without_a_thread_is_started_again_by_a_caller() {
+    explore(3, || {
+        let story = Story::new(&[Outcome::Granted]);
+        REFUSED_THREADS.set(1);
+        assert!(story.call_twice().iter().all(Result::is_ok));
+        assert_eq!(story.left(), 0);
+    });
+}
+
+#[test]
+fn r47_r51_closing_waits_for_what_is_under_way_and_lets_nobody_hang() {
+    explore(3, || {
+        let story = Story::new(&[Outcome::Granted]);
+        let other = story.caller();
+        story.driver.shut_down(Duration::from_secs(3_600)).unwrap();
+        match other.join().unwrap() {
+            Ok(_) => assert_eq!(story.left(), 0),
+            Err(error) => assert_eq!((error, story.left()), (AcquireError::Closed, 1)),
+        }
+    });
+}
+
+/// loom waits for every thread of a story: one that sleeps on is found.
+#[test]
+fn r51_r55_a_warm_keys_thread_ends_with_its_guard_whatever_it_is_doing() {
+    explore(3, || {
+        let story = Story::new(&[Outcome::Granted]);
+        story.call().unwrap();
+        drop(story.driver.keep_warm(story.key));
+        // The driver lives on: neither its end nor anything else wakes the thread.
+        std::mem::forget(story);
+    });
+    explore(3, || {
+        let story = Story::new(&[Outcome::Granted]);
+        drop(story.driver.keep_warm(story.key));
+    });
+}
+
+#[test]
+fn r51_r55_a_warm_keys_thread_ends_with_the_last_handle() {
+    explore(3, || {
+        let story = Story::new(&[Outcome::Granted]);
+        let warm = story.driver.keep_warm(story.key);
+        drop(story);
+        drop(warm);
+    });
+}
+
+#[test]
+fn r51_r55_the_last_handle_may_go_while_a_flight_is_under_way() {
+    explore(3, || {
+        let story = Story::new(&[Outcome::Granted]);
+        let error = story.driver.acquire(story.key, Some(Duration::ZERO)).map(drop);
+        assert_eq!(error, Err(AcquireError::DeadlineExceeded));
+    });
+}
