@@ -110,9 +110,12 @@ mod tests {
     #[test]
     fn r32_a_retry_after_is_never_cut_short() {
         let mut rng = fastrand::Rng::with_seed(7);
-        for seconds in [1, 20, 3_600] {
-            let wait = after_retry_after(&mut rng, secs(seconds));
-            assert!(wait >= secs(seconds) && wait <= secs(seconds) + secs(2));
+        for (seconds, spread) in [(1, 100), (10, 1_000), (20, 2_000), (3_600, 2_000)] {
+            let waits: Vec<_> = (0..500).map(|_| after_retry_after(&mut rng, secs(seconds))).collect();
+            let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+            let spread = Duration::from_millis(spread);
+            assert!(*least >= secs(seconds) && *most <= secs(seconds) + spread, "{seconds}: {least:?}..{most:?}");
+            assert!(*most > secs(seconds) + spread / 2, "{seconds} is not spread: {most:?}");
         }
     }
 

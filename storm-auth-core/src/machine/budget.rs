@@ -142,17 +142,13 @@ impl Bucket {
 
     /// Spends one request.
     pub(super) fn take(&mut self, at: Mono) {
-        if self.interval > 0 {
-            *self = self.refilled(at.as_millis());
-            self.full = self.full.saturating_add(self.interval);
-        }
+        *self = self.refilled(at.as_millis());
+        self.full = self.full.saturating_add(self.interval);
     }
 
     /// The limiter refused a request that was sent at `at`: whatever this model thought, no burst is left.
     pub(super) fn drain(&mut self, at: Mono) {
-        if self.interval > 0 {
-            self.full = self.full.max(at.as_millis().saturating_add(self.tolerance));
-        }
+        self.full = self.full.max(at.as_millis().saturating_add(self.tolerance));
     }
 
     /// The bucket as a request finds it at `at`.
@@ -186,6 +182,31 @@ mod tests {
             assert_eq!(bucket.next(), at(sent));
             bucket.take(at(sent));
         }
+    }
+
+    #[test]
+    fn r29_a_bucket_that_has_refilled_gives_its_burst_once_more_and_no_more() {
+        let mut bucket = Budget::default().group();
+        // The first request comes at any time, be it before the margin is over.
+        for start in [100, 1_000_000] {
+            for _ in 0..21 {
+                assert_eq!(bucket.next().max(at(start)), at(start));
+                bucket.take(at(start));
+            }
+            assert_eq!(bucket.next(), at(start + 20_500));
+        }
+        // The whole burst takes 420 s of silence, and the margin.
+        let refilled = 1_000_000 + 420_500;
+        assert_eq!(bucket.available(at(refilled - 1)), 20);
+        assert_eq!(bucket.available(at(refilled)), 21);
+    }
+
+    #[test]
+    fn a_place_behind_a_burst_that_is_still_to_come_is_known_in_advance() {
+        let mut bucket = Budget::default().group();
+        bucket.take(at(0));
+        assert_eq!(bucket.next_after(20, at(10_000_000)), at(10_000_000));
+        assert_eq!(bucket.next_after(21, at(10_000_000)), at(10_020_500));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use core::time::Duration;
 use storm_auth_core::machine::{Acquire, Action, Activity, Output, Reason};
 use storm_auth_core::{AcquireError, Budget, Cause, Event, FailureKind, Machine, Mono, Now, Policy};
 
-use crate::harness::{Lab, cause, failure, granted, json, key, millis, oauth_error, secs, status};
+use crate::harness::{Lab, cause, failure, granted, json, key, millis, oauth_error, retry_after, secs, status};
 
 #[test]
 fn r20_the_life_is_counted_from_the_send_less_the_skew_once() {
@@ -517,6 +517,18 @@ fn r30_a_warm_key_survives_failures_rejections_and_clocks_that_step() {
     lab.drive_to(80_000);
     lab.answer(granted("second", 600));
     assert!(lab.machine.peek(key, lab.now()).is_some());
+}
+
+#[test]
+fn r30_a_warm_key_stays_in_the_queue_when_its_last_caller_leaves() {
+    let (mut lab, key) = Lab::with_key();
+    lab.machine.keep_warm(key, lab.now());
+    lab.drive_to(0);
+    lab.answer(retry_after(status(429), "100"));
+    let waiter = lab.wait_within(key, secs(300));
+    lab.cancel(waiter);
+    lab.drive_to(103_000);
+    assert_eq!(lab.requests(), 2);
 }
 
 #[test]

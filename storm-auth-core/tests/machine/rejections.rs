@@ -237,3 +237,23 @@ fn r39_a_rejected_token_that_was_never_held_is_not_believed_when_it_comes_again(
     lab.answer(granted("twin", 0));
     assert!(lab.result(waiter).is_err());
 }
+
+#[test]
+fn r38_the_last_eight_rejected_tokens_are_remembered() {
+    let (mut lab, key) = Lab::with_key();
+    let rejected: Vec<_> = (0..8)
+        .map(|number| {
+            let token = lab.fetch(key, &format!("t{number}"), 600);
+            lab.machine.invalidate(token.id(), lab.now());
+            // Past the minute in which a token is fresh, and past the key's own spacing.
+            lab.drive(secs(120));
+            token
+        })
+        .collect();
+    for token in &rejected {
+        let waiter = lab.wait(key);
+        lab.answer(granted(token.expose(), 600));
+        assert_eq!(cause(lab.result(waiter).unwrap_err()), Cause::AlreadyRejected, "{token:?}");
+        lab.drive(secs(300));
+    }
+}
