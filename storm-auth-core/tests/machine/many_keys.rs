@@ -1,6 +1,6 @@
 //! R29, R30, R34: many keys behind one limiter.
 
-use storm_auth_core::machine::Acquire;
+use storm_auth_core::machine::{Acquire, Reason};
 use storm_auth_core::{Budget, Credentials, Event, KeyId, Policy, Scope};
 
 use crate::harness::{Lab, granted, key, oauth_error, retry_after, secs, status};
@@ -118,8 +118,13 @@ fn r30_a_deferred_refresh_is_told() {
     lab.answer(retry_after(status(429), "10"));
     lab.token(key);
     lab.token(key);
-    let deferred = lab.events.iter().filter(|event| matches!(event, Event::Deferred { .. })).count();
-    assert_eq!(deferred, 1, "once, not with every call");
+    let deferred: Vec<_> = (lab.events.iter())
+        .filter_map(|event| match event {
+            Event::Deferred { key, reason, .. } => Some((*key, *reason)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(deferred, [(key, Reason::Refresh)], "once, not with every call");
 }
 
 #[test]

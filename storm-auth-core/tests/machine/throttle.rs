@@ -338,6 +338,17 @@ fn r36_a_caller_that_cannot_wait_for_the_gate_fails_at_once_and_is_told_when() {
 }
 
 #[test]
+fn r36_a_deadline_at_the_very_opening_of_the_gate_is_too_early() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait(key);
+    lab.answer(retry_after(status(429), "60"));
+    let AcquireError::RateLimited { retry_at, .. } = lab.error(key) else { panic!() };
+    let wait = retry_at.since(lab.now().unix);
+    assert!(matches!(lab.acquire_within(key, wait), Acquire::Failed(AcquireError::RateLimited { .. })));
+    lab.wait_within(key, wait + millis(1));
+}
+
+#[test]
 fn r36_nothing_is_queued_for_a_caller_that_failed() {
     let (mut lab, key) = Lab::with_key();
     lab.wait(key);

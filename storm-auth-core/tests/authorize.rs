@@ -1,0 +1,119 @@
+//! What an API call is sent to and with: R6, R39, R45, R57.
+
+#![allow(clippy::unwrap_used, reason = "what the tests share stands outside of their functions")]
+
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use storm_auth_core::{Api, Credentials, Environment, Field, Settings, Token};
+
+fn settings() -> Settings {
+    Settings::new().environment(Environment::storm_lab()).credentials(Credentials::new("shop", "S3cret").unwrap())
+}
+
+fn api(settings: Settings) -> Api {
+    settings.check().unwrap().api.unwrap()
+}
+
+fn uri(text: &str) -> Uri {
+    text.parse().unwrap()
+}
+
+#[test]
+fn r45_a_path_is_appended_to_the_base_and_a_url_is_taken_from_a_configured_origin_only() {
+    let api = api(settings().api_url("https://api.example/base").api_url("https://second.example:8443"));
+    for (given, target) in [
+        ("/orders?top=3", "https://api.example/base/orders?top=3"),
+        ("orders", "https://api.example/base/orders"),
+        ("orders?next=https://elsewhere.example/", "https://api.example/base/orders?next=https://elsewhere.example/"),
+        ("https://api.example/other", "https://api.example/other"),
+        ("https://second.example:8443/orders", "https://second.example:8443/orders"),
+        ("HTTPS://API.EXAMPLE:443/orders", "HTTPS://API.EXAMPLE:443/orders"),
+        ("://orders", "https://api.example/base/://orders"),
+    ] {
+        assert_eq!(api.target(given).unwrap(), target, "{given}");
+    }
+    for given in [
+        "https://elsewhere.example/",
+        "https://second.example/",
+        "http://api.example/",
+        "https://api.example:444/",
+        "https://api.example.evil.example/",
+        "ftp://api.example/",
+        "https://api.example@elsewhere.example/",
+        "https://user:password@api.example/",
+        "/orders/../../admin",
+        "/orders/%2E%2e/admin",
+        "/./orders",
+        "/two words",
+        "/back\\slash",
+        "/å",
+        "https://[::1/",
+    ] {
+        assert_eq!(api.target(given).unwrap_err().field(), Field::Target, "{given}");
+    }
+    // Dots are a segment only as a whole, and only in the path.
+    assert!(api.target("/a..b/...?x=/../y#/../").is_ok());
+}
+
+#[test]
+fn r45_the_origin_is_scheme_host_and_port() {
+    let api = api(settings().api_url("https://api.example"));
+    for (allowed, there) in [
+        ("https://api.example/", true),
+        ("https://API.example:443/x", true),
+        ("https://api.example:8443/", false),
+        ("http://api.example/", false),
+        ("https://api.example./", false),
+        ("/relative", false),
+    ]
+    .map(|(text, there)| (uri(text), there))
+    {
+        assert_eq!(api.allows(&allowed), there, "{allowed}");
+    }
+    assert!(!api.is_plain_http());
+    assert!(self::api(settings().api_url("http://127.0.0.1:8080")).is_plain_http());
+}
+
+#[test]
+fn r39_only_an_answer_from_a_configured_origin_rejects_a_token() {
+    let api = api(settings().api_url("https://api.example"));
+    let headers = HeaderMap::new();
+    let (here, elsewhere) = (uri("https://api.example/x"), uri("https://elsewhere.example/x"));
+    assert!(api.rejects_token(&here, StatusCode::UNAUTHORIZED, &headers));
+    assert!(!api.rejects_token(&elsewhere, StatusCode::UNAUTHORIZED, &headers));
+    assert!(!api.rejects_token(&here, StatusCode::FORBIDDEN, &headers));
+}
+
+#[test]
+fn r6_r57_the_application_id_is_the_requests_own_or_the_callers_or_the_clients() {
+    let bearer = Token::fake("t0ken").header();
+    let authorized = |api: &Api, by_hand: Option<&'static str>, own: Option<u64>| {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Basic left-over"));
+        if let Some(value) = by_hand {
+            headers.insert("applicationid", HeaderValue::from_static(value));
+        }
+        api.authorize(&mut headers, bearer.clone(), own);
+        assert_eq!(headers.get_all(header::AUTHORIZATION).iter().collect::<Vec<_>>(), ["Bearer t0ken"]);
+        assert!(headers[header::AUTHORIZATION].is_sensitive());
+        headers.get("applicationid").map(|id| id.to_str().unwrap().to_owned())
+    };
+    let with = api(settings().application_id(1042));
+    assert_eq!(authorized(&with, None, None).as_deref(), Some("1042"));
+    assert_eq!(authorized(&with, None, Some(7)).as_deref(), Some("7"));
+    assert_eq!(authorized(&with, Some("9"), None).as_deref(), Some("9"));
+    assert_eq!(authorized(&with, Some("9"), Some(7)).as_deref(), Some("7"));
+    let without = api(settings());
+    assert_eq!(authorized(&without, None, None), None);
+    assert_eq!(authorized(&without, None, Some(7)).as_deref(), Some("7"));
+}
+
+#[test]
+fn r6_the_application_ids_header_can_be_spelled_otherwise() {
+    let api = api(settings().application_id(1042).application_header("application-id"));
+    let mut headers = HeaderMap::new();
+    api.authorize(&mut headers, Token::fake("t0ken").header(), None);
+    assert_eq!(headers["application-id"], "1042");
+    assert!(!headers.contains_key("applicationid"));
+    let error = settings().application_header("no header").check().unwrap_err();
+    assert_eq!(error.field(), Field::ApplicationHeader);
+}
