@@ -418,14 +418,23 @@ fn whole_seconds(raw: &str) -> Option<u64> {
     match raw.as_bytes().first()? {
         b'"' => digits(&text(raw)?),
         b'-' => Some(0),
-        b'0'..=b'9' => match raw.split_once('.') {
-            // A float cast to an integer is rounded towards zero and saturates, so 1e400 is above every cap.
-            _ if raw.contains(['e', 'E']) => raw.parse().ok().map(|seconds: f64| seconds as u64),
-            Some((whole, _)) => digits(whole),
-            None => digits(raw),
-        },
+        b'0'..=b'9' => Some(floor(raw)),
         _ => None,
     }
+}
+
+/// The whole part of a JSON number that is not negative; `u64::MAX` for one past it. Taken from its digits, since a float rounds
+/// 3599.9… up.
+fn floor(number: &str) -> u64 {
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    // One past i64 moves the point out of sight, as any does that is longer than the number.
+    let exponent = exponent.parse().unwrap_or(if exponent.starts_with('-') { i64::MIN } else { i64::MAX });
+    let point = exponent.saturating_add_unsigned(whole.len() as u64).max(0);
+    // More zeros than a u64 has digits.
+    let digits = whole.bytes().chain(fraction.bytes()).chain([b'0'; 20]);
+    (digits.take(usize::try_from(point).unwrap_or(usize::MAX)))
+        .fold(0_u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
 }
 
 fn refusal(
