@@ -243,6 +243,8 @@ fn r9_r11_whatever_json_allows_is_taken() {
         r#""x":"\uD800\uD800\n""#,
         r#""x":"\uDd1ea""#,
         r#""x":"\uDFAA""#,
+        r#""\uDFAA":0"#,
+        r#""\uD800":{"\uD800\uD800":0}"#,
     ] {
         for body in
             [format!(r#"{{{member},"access_token":"t0ken"}}"#), format!(r#"{{"access_token":"t0ken",{member}}}"#)]

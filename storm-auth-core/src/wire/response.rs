@@ -7,7 +7,6 @@ use core::fmt;
 use core::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode, header};
-use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
@@ -560,8 +559,7 @@ impl fmt::Display for OAuthError {
 }
 
 /// The members that are read; each may come once (R12).
-#[derive(Clone, Copy, Deserialize)]
-#[serde(field_identifier, rename_all = "snake_case")]
+#[derive(Clone, Copy)]
 enum Member {
     AccessToken,
     TokenType,
@@ -570,15 +568,14 @@ enum Member {
     Error,
     ErrorDescription,
     ErrorUri,
-    #[serde(other)]
-    Unknown,
 }
 
-const NAMES: [&str; Member::Unknown as usize] =
+const NAMES: [&str; 7] =
     ["access_token", "token_type", "expires_in", "scope", "error", "error_description", "error_uri"];
 
 /// The known members as they stand in the body. They are kept as text because the parser would copy a string with escapes into
-/// a buffer that nobody wipes, and would fail the whole answer for `1e400`.
+/// a buffer that nobody wipes, and would fail the whole answer for `1e400`; and all names are read so, because it would fail the
+/// answer for half a surrogate pair in one.
 #[derive(Default)]
 struct Members<'a> {
     raw: [Option<&'a str>; NAMES.len()],
@@ -614,7 +611,7 @@ impl<'a> Members<'a> {
     }
 
     fn raw(&self, member: Member) -> Option<&'a str> {
-        self.raw.get(member as usize).copied().flatten()
+        self.raw[member as usize]
     }
 
     /// The member's text, if it is a string.
@@ -634,13 +631,14 @@ impl<'de> de::Visitor<'de> for MembersVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
         let mut members = Members::default();
-        while let Some(member) = map.next_key::<Member>()? {
-            match members.raw.get_mut(member as usize) {
+        while let Some(name) = map.next_key::<&'de RawValue>()? {
+            let name = text(name.get());
+            match NAMES.iter().position(|known| name.as_ref().is_some_and(|name| name.as_str() == *known)) {
                 None => drop(map.next_value::<IgnoredAny>()?),
-                Some(place) => {
+                Some(member) => {
                     let value = map.next_value::<&'de RawValue>()?;
-                    if place.replace(value.get()).is_some() {
-                        members.repeated = Some(NAMES[member as usize]);
+                    if members.raw[member].replace(value.get()).is_some() {
+                        members.repeated = Some(NAMES[member]);
                     }
                 }
             }
