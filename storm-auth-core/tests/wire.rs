@@ -195,6 +195,249 @@ fn r11_whatever_is_not_one_json_object_is_malformed() {
     }
 }
 
+/// What a JSON parser must accept, beside a token that then counts. After the classes of the public JSON test suites.
+#[test]
+fn r9_r11_whatever_json_allows_is_taken() {
+    for member in [
+        r#""":0"#,
+        r#""x":"""#,
+        r#""x":[]"#,
+        r#""x":[[]   ]"#,
+        r#""x":{}"#,
+        r#""x":{"":{}}"#,
+        r#""x":[null, 1, "1", {}]"#,
+        r#""x":[1,null,null,null,2]"#,
+        r#""x":-0"#,
+        r#""x":-0.0e-0"#,
+        r#""x":0e1"#,
+        r#""x":0E+1"#,
+        r#""x":1E22"#,
+        r#""x":1e-2"#,
+        r#""x":123.456e78"#,
+        r#""x":123123e100000"#,
+        r#""x":-123123e100000"#,
+        r#""x":0.4e00669999999999999999999999999999999999999999999999999999999999999999"#,
+        r#""x":-237462374673276894279832749832423479823246327846"#,
+        r#""x":0.000000000000000000000000000000000000000000000000000000000000000000000000000001"#,
+        r#""x":"\u0060\u012a\u12AB""#,
+        r#""x":"\uD801\udc37""#,
+        r#""x":"\ud83d\ude39\ud83d\udc8d""#,
+        r#""x":"\"\\\/\b\f\n\r\t""#,
+        r#""x":"\\u0000""#,
+        r#""x":"\\""#,
+        r#""x":"\\a""#,
+        r#""x":"\u0000""#,
+        r#""x":"\uDBFF\uDFFE\uFFFF\uFDD0""#,
+        r#""x":"a/*b*/c/*d//e""#,
+        r#""x":"true""#,
+        "\"x\":\"\u{7f}\u{2028}\u{2029}\u{a0}\u{e000}\"",
+        "\"\u{20ac}\u{1d11e}\":\"\u{10ffff}\u{fffe}\u{feff}\"",
+        "\t\"x\"\r:\n\t 1 ",
+        r#""a":1,"a":2,"\u0061":3"#,
+        r#""access_token\u0000":"no""#,
+        r#""Access_Token":"no""#,
+        r#""access_token ":"no""#,
+        // Half a surrogate pair: a parser may take it, and this one does.
+        r#""x":"\uDADA""#,
+        r#""x":"\uD888\u1234""#,
+        r#""x":"\uD800\uD800\n""#,
+        r#""x":"\uDd1ea""#,
+        r#""x":"\uDFAA""#,
+        r#""\uDFAA":0"#,
+        r#""\uD800":{"\uD800\uD800":0}"#,
+    ] {
+        for body in
+            [format!(r#"{{{member},"access_token":"t0ken"}}"#), format!(r#"{{"access_token":"t0ken",{member}}}"#)]
+        {
+            let refusal = match answer(200, body.as_bytes()).outcome {
+                Outcome::Granted(grant) if grant.access_token.as_bytes() == b"t0ken" => continue,
+                outcome => outcome,
+            };
+            panic!("{body}: {refusal:?}");
+        }
+    }
+}
+
+/// What a JSON parser must refuse, beside a token that then does not count.
+#[test]
+fn r11_whatever_json_forbids_is_malformed() {
+    for member in [
+        r#""x""#,
+        r#""x":"#,
+        r#""x" 1"#,
+        r#""x"::1"#,
+        r#""x":1 2"#,
+        r#""x",1"#,
+        r#":1"#,
+        r#"x:1"#,
+        r#"1:1"#,
+        r#"null:1"#,
+        r#"'x':1"#,
+        r#"[1]:1"#,
+        r#""x":1,,"y":1"#,
+        r#"/**/"x":1"#,
+        "\"x\":1//\n",
+        "#\n\"x\":1",
+        r#""x":[1,]"#,
+        r#""x":[,1]"#,
+        r#""x":[1,,2]"#,
+        r#""x":[1 2]"#,
+        r#""x":["a":1]"#,
+        r#""x":[1}"#,
+        r#""x":{"a":1]"#,
+        r#""x":{"a":1"#,
+        r#""x":{"a"}"#,
+        r#""x":{"a":1,}"#,
+        r#""x":{,}"#,
+        r#""x":{1:1}"#,
+        r#""x":+1"#,
+        r#""x":++1"#,
+        r#""x":.5"#,
+        r#""x":-.5"#,
+        r#""x":1."#,
+        r#""x":-1.e3"#,
+        r#""x":1.e1"#,
+        r#""x":-"#,
+        r#""x":- 1"#,
+        r#""x":-01"#,
+        r#""x":012"#,
+        r#""x":00"#,
+        r#""x":1e"#,
+        r#""x":1e+"#,
+        r#""x":1eE2"#,
+        r#""x":0.3e+"#,
+        r#""x":1 000"#,
+        r#""x":1_000"#,
+        r#""x":1,000"#,
+        r#""x":0x42"#,
+        r#""x":0x"#,
+        r#""x":1a"#,
+        r#""x":1+2"#,
+        r#""x":NaN"#,
+        r#""x":-NaN"#,
+        r#""x":Inf"#,
+        r#""x":Infinity"#,
+        r#""x":-Infinity"#,
+        r#""x":True"#,
+        r#""x":TRUE"#,
+        r#""x":nul"#,
+        r#""x":nulll"#,
+        r#""x":truefalse"#,
+        r#""x":undefined"#,
+        r#""x":'1'"#,
+        r#""x":`1`"#,
+        r#""x":"a"#,
+        r#""x":"\"#,
+        r#""x":"\a""#,
+        r#""x":"\v""#,
+        r#""x":"\'""#,
+        r#""x":"\x00""#,
+        r#""x":"\0""#,
+        r#""x":"\u""#,
+        r#""x":"\u00""#,
+        r#""x":"\u00A""#,
+        r#""x":"\u{41}""#,
+        r#""x":"\uqqqq""#,
+        r#""x":"\U0041""#,
+        r#""x":"\uD800\u""#,
+        r#""x":"\uD800\u1""#,
+        r#""x":"\uD834\uDd""#,
+        r#""x":"\uD800\""#,
+        r#""x":"\uD83D\x""#,
+        "\"x\":\"\\\u{1f300}\"",
+        "\"x\":\"a\nb\"",
+        "\"x\":\"a\tb\"",
+        "\"x\":\"a\0b\"",
+        "\"x\":\"\u{1f}\"",
+        "\"a\tb\":1",
+        "\"x\":\u{ff11}",
+        "\"x\":\u{feff}1",
+        "\u{feff}\"x\":1",
+        "\u{a0}\"x\":1",
+        "\u{2060}\"x\":1",
+        "\u{b}\"x\":1",
+        "\u{c}\"x\":1",
+        "\u{201c}x\u{201d}:1",
+    ] {
+        for body in [format!(r#"{{{member},"access_token":"t"}}"#), format!(r#"{{"access_token":"t",{member}}}"#)] {
+            assert_eq!(problem(body.as_bytes()), Malformed::NotJson, "{body}");
+        }
+    }
+    let token = r#"{"access_token":"t"}"#;
+    for body in [
+        format!("{token},"),
+        format!("{token}]"),
+        format!("{token}}}"),
+        format!("{token};"),
+        format!("{token}#"),
+        format!("{token}//"),
+        format!("{token}/**/"),
+        format!("{token}{token}"),
+        format!("{token}\n{token}"),
+        format!("{token}\0"),
+        format!("{token}\u{1a}"),
+        format!("{token}\u{feff}"),
+        format!("{token}\u{a0}"),
+        format!("{token}null"),
+        format!(",{token}"),
+        format!("[{token}"),
+        format!("({token})"),
+        format!("callback({token})"),
+        format!(")]}}',\n{token}"),
+        format!("\u{1e}{token}\n"),
+        format!("\u{b}{token}"),
+        format!("\u{2060}{token}"),
+        format!("/**/{token}"),
+        "access_token=t&expires_in=3600&token_type=Bearer".to_owned(),
+        "<?xml version='1.0'?><access_token>t</access_token>".to_owned(),
+    ] {
+        assert_eq!(problem(body.as_bytes()), Malformed::NotJson, "{body}");
+    }
+}
+
+#[test]
+fn r11_only_utf_8_is_read() {
+    let token = r#"{"access_token":"t"}"#;
+    let wide = |bytes: fn(u16) -> [u8; 2]| token.encode_utf16().flat_map(bytes).collect::<Vec<_>>();
+    let widest = |bytes: fn(u32) -> [u8; 4]| token.chars().flat_map(|c| bytes(c.into())).collect::<Vec<_>>();
+    // Without a byte order mark these are ASCII with zeros in between.
+    for body in [wide(u16::to_le_bytes), wide(u16::to_be_bytes), widest(u32::to_le_bytes), widest(u32::to_be_bytes)] {
+        assert_eq!(problem(&body), Malformed::NotJson, "{}", body.escape_ascii());
+    }
+    for (mark, body) in [
+        (&b"\xFF\xFE"[..], wide(u16::to_le_bytes)),
+        (b"\xFE\xFF", wide(u16::to_be_bytes)),
+        (b"\xFF\xFE\0\0", widest(u32::to_le_bytes)),
+        (b"\0\0\xFE\xFF", widest(u32::to_be_bytes)),
+    ] {
+        assert_eq!(problem(&[mark, &body].concat()), Malformed::NotUtf8, "{}", mark.escape_ascii());
+    }
+    for text in [
+        &b"\x80"[..], // a continuation alone
+        b"\xC3",      // cut through
+        b"\xE2\x82",
+        b"\xC0\xAF", // overlong
+        b"\xC1\xBF",
+        b"\xE0\x80\xAF",
+        b"\xF0\x80\x80\xAF",
+        b"\xFC\x83\xBF\xBF\xBF\xBF",
+        b"\xED\xA0\x80",             // half a surrogate pair
+        b"\xED\xA0\xBD\xED\xB8\x80", // a whole one (CESU-8)
+        b"\xF4\x90\x80\x80",         // past U+10FFFF
+        b"\xF8\x88\x80\x80\x80",
+        b"\xFE",
+        b"\xE9", // Latin-1
+    ] {
+        for name in ["x", "scope", "access_token"] {
+            let body = [format!("{{\"{name}\":\"").as_bytes(), text, b"\",\"access_token\":\"t\"}"].concat();
+            assert_eq!(problem(&body), Malformed::NotUtf8, "{}", body.escape_ascii());
+        }
+    }
+    for mark in [&b"\xEF"[..], b"\xEF\xBB", b"\xEF\xBF\xBE"] {
+        assert!(matches!(problem(&[mark, token.as_bytes()].concat()), Malformed::NotUtf8 | Malformed::NotJson));
+    }
+}
+
 #[test]
 fn r11_one_bom_is_accepted() {
     granted(answer(200, b"\xEF\xBB\xBF{\"access_token\":\"t\"}"));
@@ -211,6 +454,15 @@ fn r12_a_repeated_known_member_is_malformed() {
         }
     }
     assert_eq!(problem(br#"{"access_token":"t","acc\u0065ss_token":"t"}"#), Malformed::DuplicateMember("access_token"));
+    for (name, again) in [
+        ("access_token", r"access\u005ftoken"),
+        ("access_token", r"\u0061\u0063\u0063\u0065\u0073\u0073\u005F\u0074\u006F\u006B\u0065\u006E"),
+        ("expires_in", r"expires\u005Fin"),
+        ("error", r"\u0065rror"),
+    ] {
+        let body = format!(r#"{{"access_token":"t","{name}":"1","{again}":"1"}}"#);
+        assert!(matches!(problem(body.as_bytes()), Malformed::DuplicateMember(_)), "{body}");
+    }
     assert_eq!(problem(br#"{"access_token":"t","scope":null,"scope":null}"#), Malformed::DuplicateMember("scope"));
     let refusal = refused(answer(403, br#"{"error":"invalid_client","error":"invalid_client"}"#));
     assert_eq!((refusal.class, refusal.error), (Class::Transient, None));
@@ -323,6 +575,30 @@ fn r15_a_fraction_or_exponent_is_floored() {
     assert_eq!(seconds("36009e-1"), 3600);
     assert_eq!(seconds("0.5"), 0);
     assert_eq!(seconds("1e-400"), 0);
+    for (expires_in, expected) in [
+        ("36e2", 3600),
+        ("36E02", 3600),
+        ("3.6e3", 3600),
+        ("3600.9e0", 3600),
+        ("3600.0e-0", 3600),
+        ("0.36e4", 3600),
+        ("0.0000036e9", 3600),
+        ("360000000000000000000000e-20", 3600),
+        ("1e-1", 0),
+        ("10e-1", 1),
+        ("19e-1", 1),
+        ("0e9", 0),
+        ("0.0e-9", 0),
+        ("1e0", 1),
+        ("1.9e0", 1),
+        // No float is between these and the next whole second.
+        ("3599.9999999999999999999e0", 3599),
+        ("3.5999999999999999999999e3", 3599),
+        ("35999999999999999999999e-19", 3599),
+        ("0.99999999999999999999e0", 0),
+    ] {
+        assert_eq!(seconds(expires_in), expected, "{expires_in}");
+    }
 }
 
 #[test]
@@ -370,6 +646,22 @@ fn r15_anything_else_is_300_seconds_with_a_diagnostic() {
         r#""never""#,
         "\"\u{663}\"",
         r#""null""#,
+        r#""3600 ""#,
+        r#""\t3600""#,
+        r#""36 00""#,
+        r#""3,600""#,
+        r#""3_600""#,
+        r#""3600s""#,
+        r#""PT1H""#,
+        r#""-0""#,
+        r#""3600,0""#,
+        r#""2026-01-01T00:00:00Z""#,
+        "\"3600\u{a0}\"",
+        "\"\u{ff13}600\"",
+        r#""3600\u0000""#,
+        "false",
+        "[]",
+        "{}",
         "true",
         "[3600]",
         r#"{"seconds":3600}"#,
@@ -816,6 +1108,9 @@ fn r31_digits_are_seconds() {
     assert_eq!(wait(&["20"]), read(20));
     assert_eq!(wait(&[" \t020 "]), read(20));
     assert_eq!(wait(&["0"]), read(0));
+    assert_eq!(wait(&["000"]), read(0));
+    assert_eq!(wait(&["00000000000000000000000000000000020"]), read(20));
+    assert_eq!(wait(&["\t20"]), read(20));
     assert_eq!(wait(&[]), RetryAfter { wait: None, unreadable: false });
 }
 
@@ -825,6 +1120,9 @@ fn r31_the_three_http_dates_are_understood() {
     assert_eq!(wait(&["Sunday, 06-Nov-94 08:50:37 GMT"]), read(60));
     assert_eq!(wait(&["Sun Nov  6 08:50:37 1994"]), read(60));
     assert_eq!(wait(&[" Sun, 06 Nov 1994 08:50:37 GMT\t"]), read(60));
+    assert_eq!(wait(&["Sun Nov 06 08:50:37 1994"]), read(60));
+    assert_eq!(wait(&["Mon, 07 Nov 1994 00:00:00 GMT"]), read(3600));
+    assert_eq!(wait(&["Friday, 31-Dec-99 23:59:59 GMT"]), read(3600));
 }
 
 #[test]
@@ -851,6 +1149,34 @@ fn r31_what_is_neither_is_ignored_with_a_diagnostic() {
         "Thu, 01 Jan 1969 00:00:00 GMT",
         "Sun, 06 Nov 1994 08:50:37 GMT, 5",
         "1994-11-06T08:50:37Z",
+        "-0",
+        "+0",
+        "1,000",
+        "1_000",
+        "30;q=1",
+        "\"30\"",
+        "30.",
+        ".5",
+        "0b1",
+        "Infinity",
+        "NaN",
+        "\u{ff13}0",
+        "3\u{a0}0",
+        "5, 30",
+        "Sun, 06 nov 1994 08:50:37 GMT",
+        "sun, 06 Nov 1994 08:50:37 GMT",
+        "Sun, 06 Nov 1994 08:50:37 gmt",
+        "Sun, 06 Nov 1994 08:50:37",
+        "Sun, 06 Nov 1994 08:50:37 +0000",
+        "Sun, 06 Nov 1994 08:50:37 EST",
+        "Sun, 6 Nov 1994 08:50:37 GMT",
+        "Sun, 06 Nov 94 08:50:37 GMT",
+        "Sun 06 Nov 1994 08:50:37 GMT",
+        "06 Nov 1994 08:50:37 GMT",
+        "Sun, 06 Nov 1994 24:50:37 GMT",
+        "Sun, 06 Nov 1994 08:60:37 GMT",
+        "Sun, 06-Nov-94 08:50:37 GMT",
+        "784111837 GMT",
     ] {
         assert_eq!(wait(&[field]), RetryAfter { wait: None, unreadable: true }, "{field}");
     }
@@ -948,6 +1274,15 @@ fn r42_a_well_formed_bearer_error_is_found() {
         r#"Bearer error_description="a, \"b\", Basic c=d", error="invalid_token""#,
         "Bearer error_description=\"Le jeton a expir\u{e9} \u{1f600}\", error=\"invalid_token\"",
         r#"Bearer error="invalid_token", error_uri="https://example.com/?a=b,c""#,
+        r#"bEaReR eRrOr="invalid_token""#,
+        r#"Bearer realm = "x" , error = "invalid_token""#,
+        r#"Bearer realm="a, error=\"insufficient_scope\"", error="invalid_token""#,
+        r#"Bearer realm="Bearer error=insufficient_scope, x", error="invalid_token""#,
+        r#"Bearer realm="", scope="", error="invalid_token""#,
+        r#"Bearer realm="a", realm="b", error="invalid_token""#,
+        r#"Bearer realm="\\", error="invalid_token""#,
+        r#"Bearer realm="\"", error="invalid_token", x="\\\"""#,
+        "Bearer realm=\"\t\", error=\"invalid_token\"  ",
     ] {
         assert_eq!(error(&[field]), Some(BearerError::InvalidToken), "{field}");
     }
@@ -955,6 +1290,12 @@ fn r42_a_well_formed_bearer_error_is_found() {
     assert_eq!(error(&["Bearer error=invalid_request"]), Some(BearerError::InvalidRequest));
     assert_eq!(error(&["Bearer error=use_dpop_nonce"]), Some(BearerError::Other));
     assert_eq!(error(&[r#"Bearer error="""#]), Some(BearerError::Other));
+    for other in
+        ["Invalid_Token", "invalid_token ", " invalid_token", "invalid-token", "invalid_token\\\"", "'invalid_token'"]
+    {
+        assert_eq!(error(&[&format!(r#"Bearer error="{other}""#)]), Some(BearerError::Other), "{other}");
+    }
+    assert_eq!(error(&["Bearer error='invalid_token'"]), Some(BearerError::Other));
 }
 
 #[test]
@@ -977,6 +1318,14 @@ fn r42_it_is_found_among_several_challenges_and_fields() {
         r#"Bearer error="insufficient_scope""#,
         "\u{e9}",
         r#"DPoP algs="ES256", error="invalid_request""#,
+        r#"Digest realm="http-auth@example.org", qop="auth, auth-int", algorithm=MD5, nonce="7y=,", opaque="F/""#,
+        r#"Basic realm="Bearer error=\"insufficient_scope\", x""#,
+        r#"Basic realm="a, Bearer error=insufficient_scope""#,
+        r#"Newauth realm="apps", type=1, title="Login to \"apps\"""#,
+        "Bearer eyJhbGciOiJSUzI1NiJ9==",
+        "GSS-Negotiate",
+        r#"Bearer error="use_dpop_nonce", error_description="\"""#,
+        ",",
     ] {
         for fields in [vec![other, bearer], vec![bearer, other], vec!["", other, bearer, "Basic"]] {
             assert_eq!(error(&fields), Some(BearerError::InvalidToken), "{fields:?}");
@@ -1011,6 +1360,21 @@ fn r42_else_there_is_no_error() {
         r#"error="invalid_token""#,
         "Bearer: error=invalid_token",
         r#"Bearer xerror="invalid_token""#,
+        r#"X-Bearer error="invalid_token""#,
+        r#"Bearer error="invalid_token", authorization_uri=https://login.example/, x=y"#,
+        r#"Bearer error="invalid_token";error_description="x""#,
+        r#"Bearer"error="invalid_token""#,
+        r#""Bearer" error="invalid_token""#,
+        r#"Bearer "error"="invalid_token""#,
+        r#"Bearer error=""invalid_token"""#,
+        r#"Bearer error="invalid_token" error_description="it is over""#,
+        r#"Bearer eyJhbGciOiJSUzI1NiJ9 error="invalid_token""#,
+        r#"Bearer error:"invalid_token""#,
+        r#"{"error":"invalid_token"}"#,
+        r#"Basic realm="x, Bearer error="invalid_token""#,
+        "Bearer error=invalid token",
+        "Bearer error=inv\u{e9}lid_token",
+        "B\u{e9}arer error=invalid_token",
     ] {
         assert_eq!(error(&[field]), None, "{field}");
     }

@@ -120,7 +120,9 @@ impl Bucket {
         }
         // Those ahead may find the bucket full; then the burst begins with them.
         let bucket = if ahead > 0 { self.refilled(self.next().max(at).as_millis()) } else { self.clone() };
-        let full = bucket.full.saturating_add(self.interval.saturating_mul(ahead));
+        // Without a burst each of them finds the bucket full, so each but the first is held back by the margin.
+        let held_back = if self.tolerance == 0 { self.margin.saturating_mul(ahead.saturating_sub(1)) } else { 0 };
+        let full = bucket.full.saturating_add(self.interval.saturating_mul(ahead)).saturating_add(held_back);
         let ready = full.saturating_sub(self.tolerance);
         let in_burst = ready <= bucket.since;
         Mono::from_millis(if in_burst { ready } else { ready.saturating_add(self.margin) }).max(at)
@@ -226,6 +228,17 @@ mod tests {
         assert_eq!(bucket.next_after(1, at(7)), at(20_500));
         assert_eq!(bucket.next_after(3, at(7)), at(60_500));
         assert_eq!(Budget::unlimited().group().next_after(9, at(7)), at(7));
+    }
+
+    #[test]
+    fn r36_a_place_in_the_queue_is_kept_without_a_burst_too() {
+        let mut bucket = Budget::per_minute(3, 0).group();
+        bucket.take(at(0));
+        let told: Vec<_> = (0..4).map(|ahead| bucket.next_after(ahead, at(7))).collect();
+        for told in told {
+            assert_eq!(bucket.next(), told);
+            bucket.take(told);
+        }
     }
 
     #[test]

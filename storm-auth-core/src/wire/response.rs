@@ -7,7 +7,6 @@ use core::fmt;
 use core::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode, header};
-use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
@@ -418,14 +417,23 @@ fn whole_seconds(raw: &str) -> Option<u64> {
     match raw.as_bytes().first()? {
         b'"' => digits(&text(raw)?),
         b'-' => Some(0),
-        b'0'..=b'9' => match raw.split_once('.') {
-            // A float cast to an integer is rounded towards zero and saturates, so 1e400 is above every cap.
-            _ if raw.contains(['e', 'E']) => raw.parse().ok().map(|seconds: f64| seconds as u64),
-            Some((whole, _)) => digits(whole),
-            None => digits(raw),
-        },
+        b'0'..=b'9' => Some(floor(raw)),
         _ => None,
     }
+}
+
+/// The whole part of a JSON number that is not negative; `u64::MAX` for one past it. Taken from its digits, since a float rounds
+/// 3599.9… up.
+fn floor(number: &str) -> u64 {
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    // One past i64 moves the point out of sight, as any does that is longer than the number.
+    let exponent = exponent.parse().unwrap_or(if exponent.starts_with('-') { i64::MIN } else { i64::MAX });
+    let point = exponent.saturating_add_unsigned(whole.len() as u64).max(0);
+    // More zeros than a u64 has digits.
+    let digits = whole.bytes().chain(fraction.bytes()).chain([b'0'; 20]);
+    (digits.take(usize::try_from(point).unwrap_or(usize::MAX)))
+        .fold(0_u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
 }
 
 fn refusal(
@@ -551,8 +559,7 @@ impl fmt::Display for OAuthError {
 }
 
 /// The members that are read; each may come once (R12).
-#[derive(Clone, Copy, Deserialize)]
-#[serde(field_identifier, rename_all = "snake_case")]
+#[derive(Clone, Copy)]
 enum Member {
     AccessToken,
     TokenType,
@@ -561,15 +568,14 @@ enum Member {
     Error,
     ErrorDescription,
     ErrorUri,
-    #[serde(other)]
-    Unknown,
 }
 
-const NAMES: [&str; Member::Unknown as usize] =
+const NAMES: [&str; 7] =
     ["access_token", "token_type", "expires_in", "scope", "error", "error_description", "error_uri"];
 
 /// The known members as they stand in the body. They are kept as text because the parser would copy a string with escapes into
-/// a buffer that nobody wipes, and would fail the whole answer for `1e400`.
+/// a buffer that nobody wipes, and would fail the whole answer for `1e400`; and all names are read so, because it would fail the
+/// answer for half a surrogate pair in one.
 #[derive(Default)]
 struct Members<'a> {
     raw: [Option<&'a str>; NAMES.len()],
@@ -605,7 +611,7 @@ impl<'a> Members<'a> {
     }
 
     fn raw(&self, member: Member) -> Option<&'a str> {
-        self.raw.get(member as usize).copied().flatten()
+        self.raw[member as usize]
     }
 
     /// The member's text, if it is a string.
@@ -625,13 +631,14 @@ impl<'de> de::Visitor<'de> for MembersVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
         let mut members = Members::default();
-        while let Some(member) = map.next_key::<Member>()? {
-            match members.raw.get_mut(member as usize) {
+        while let Some(name) = map.next_key::<&'de RawValue>()? {
+            let name = text(name.get());
+            match NAMES.iter().position(|known| name.as_ref().is_some_and(|name| name.as_str() == *known)) {
                 None => drop(map.next_value::<IgnoredAny>()?),
-                Some(place) => {
+                Some(member) => {
                     let value = map.next_value::<&'de RawValue>()?;
-                    if place.replace(value.get()).is_some() {
-                        members.repeated = Some(NAMES[member as usize]);
+                    if members.raw[member].replace(value.get()).is_some() {
+                        members.repeated = Some(NAMES[member]);
                     }
                 }
             }

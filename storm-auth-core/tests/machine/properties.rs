@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use http::Response;
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use storm_auth_core::machine::{Acquire, OpId, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{Credentials, FailureKind, Invalidated, KeyId, Policy, Token, TokenId};
@@ -471,8 +472,19 @@ fn judge(seed: u64, steps: &[Step], delays: &[u64]) {
     }
 }
 
+/// A story that breaks a promise is kept in `proptest-regressions`, to be committed, and is told again first.
+/// `PROPTEST_CASES` tells more of them.
+fn stories() -> ProptestConfig {
+    const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proptest-regressions/machine.txt");
+    ProptestConfig {
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(KEPT))),
+        max_shrink_iters: 1_000,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, max_shrink_iters: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(stories())]
 
     #[test]
     fn r20_r25_r29_no_story_breaks_a_promise(
@@ -485,7 +497,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, max_shrink_iters: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: stories().cases / 4, ..stories() })]
 
     #[test]
     fn r63_equal_seed_and_inputs_give_equal_outputs(seed in any::<u64>(), steps in proptest::collection::vec(step(), 1..60)) {

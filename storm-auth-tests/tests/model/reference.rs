@@ -1,0 +1,999 @@
+//! The machine as its callers and the wire must see it, written down plainly.
+//!
+//! It keeps lists, not structures: every request that was sent, every throttle that was met, who waits. What follows from them
+//! is computed anew each time it is asked for, by going through the lists. It shares no code with the machine, knows no HTTP,
+//! and draws nothing: where a wait is random it asks how long it is ([`Draws`]) and judges whether it may be.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+const SECOND: u64 = 1_000;
+
+/// A moment on both clocks, in milliseconds; one to come is there as soon as either clock says so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Time {
+    pub(crate) mono: u64,
+    pub(crate) wall: u64,
+}
+
+impl Time {
+    fn after(self, span: u64) -> Self {
+        Self { mono: self.mono.saturating_add(span), wall: self.wall.saturating_add(span) }
+    }
+
+    fn has_come(self, now: Self) -> bool {
+        now.mono >= self.mono || now.wall >= self.wall
+    }
+
+    fn left(self, now: Self) -> u64 {
+        self.mono.saturating_sub(now.mono).min(self.wall.saturating_sub(now.wall))
+    }
+
+    fn earlier(self, other: Self) -> Self {
+        Self { mono: self.mono.min(other.mono), wall: self.wall.min(other.wall) }
+    }
+
+    fn later(self, other: Self) -> Self {
+        Self { mono: self.mono.max(other.mono), wall: self.wall.max(other.wall) }
+    }
+
+    /// What a caller is told of a point on the monotonic clock.
+    fn told(self, mono: u64) -> u64 {
+        self.wall.saturating_add(mono.saturating_sub(self.mono))
+    }
+}
+
+/// What the users may set.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    /// Requests a minute and the burst beside them, where there is a budget.
+    pub(crate) budget: Option<(u64, u64)>,
+    pub(crate) patience: u64,
+    pub(crate) early: f64,
+    pub(crate) late: f64,
+    pub(crate) stale: u64,
+}
+
+impl Rules {
+    fn slot(&self) -> u64 {
+        self.budget.map_or(20 * SECOND, |(per_minute, _)| 60 * SECOND / per_minute)
+    }
+}
+
+/// The waits that are random, as they turned out.
+pub(crate) trait Draws {
+    /// How long the back-off of a key lasts from now, that has just begun.
+    fn back_off(&self, key: u64) -> u64;
+    /// How long the gate is closed from now.
+    fn gate(&self) -> u64;
+}
+
+/// What happened in front of the limiter, by the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+enum Spent {
+    Request {
+        at: u64,
+    },
+    /// The limiter refused the request of then: it had nothing left.
+    Nothing {
+        at: u64,
+    },
+}
+
+/// When the next request may go after all that was spent: 1 + `burst` at once, one per `slot` behind them, and these by
+/// `margin` later, once.
+fn ready(spent: &[Spent], slot: u64, burst: u64, margin: u64) -> u64 {
+    // When all is paid for, one slot each; and when it last was, before a request.
+    let (mut paid, mut calm) = (0, 0);
+    for spent in spent {
+        match *spent {
+            Spent::Request { at } => {
+                if paid + margin <= at {
+                    (paid, calm) = (at, at);
+                }
+                paid = paid.max(at) + slot;
+            }
+            Spent::Nothing { at } => paid = paid.max(at + slot * burst),
+        }
+    }
+    let ready = paid.saturating_sub(slot * burst);
+    if ready <= calm { ready } else { ready + margin }
+}
+
+/// What a caller gets.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    Token(String),
+    Configuration { retry_at: u64 },
+    RateLimited { retry_at: u64, before: bool },
+    Unavailable { cause: Cause, retry_at: u64 },
+    TokensRejected { retry_at: u64 },
+    DeadlineExceeded,
+    Closed,
+    UnknownKey,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cause {
+    Failed(Kind),
+    Refused,
+    ExpiredOnArrival,
+    AlreadyRejected,
+    NoLifetime,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Connect,
+    Timeout,
+    Io,
+    Aborted,
+}
+
+/// What `acquire` answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Answer {
+    Now(Verdict),
+    /// The caller waits, under this number.
+    Later(u64),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rejection {
+    Dropped,
+    HeldOff,
+    NotCurrent,
+}
+
+/// A token request that goes out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Request {
+    pub(crate) ticket: u64,
+    pub(crate) key: u64,
+    pub(crate) secret: String,
+    pub(crate) patience: u64,
+}
+
+/// What the endpoint answers, already read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Reply {
+    pub(crate) says: Says,
+    /// In seconds.
+    pub(crate) retry_after: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Says {
+    /// A lifetime in seconds.
+    Token {
+        text: String,
+        lifetime: u64,
+    },
+    Throttle,
+    Misconfigured,
+    Nonsense,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Tally {
+    pub(crate) requests: u64,
+    pub(crate) granted: u64,
+    pub(crate) throttled: u64,
+    pub(crate) refused: u64,
+    pub(crate) unusable: u64,
+    pub(crate) unconnected: u64,
+    pub(crate) timed_out: u64,
+    pub(crate) broken: u64,
+    pub(crate) aborted: u64,
+    pub(crate) rejected: u64,
+    pub(crate) gated: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Status {
+    pub(crate) gate: Option<u64>,
+    pub(crate) budget_left: u64,
+    pub(crate) waiters: usize,
+    pub(crate) keys: Vec<KeyStatus>,
+    /// The held token of each key in `keys`, and when it dies.
+    pub(crate) peeks: Vec<Option<(String, Time, Time)>>,
+    pub(crate) timeout: Option<u64>,
+    pub(crate) is_idle: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct KeyStatus {
+    pub(crate) key: u64,
+    pub(crate) client: String,
+    pub(crate) token_until: Option<u64>,
+    pub(crate) refresh_at: Option<u64>,
+    pub(crate) activity: Activity,
+    pub(crate) error: Option<Verdict>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Activity {
+    Idle,
+    Queued,
+    Requesting,
+    BackingOff,
+}
+
+#[derive(Clone, Debug)]
+struct Token {
+    text: String,
+    sent: Time,
+    received: Time,
+    lifetime: u64,
+    dies: Time,
+}
+
+#[derive(Clone, Debug)]
+enum Doing {
+    Nothing,
+    /// It wants a request: `in_line` once its own three at once and one per slot let it.
+    Wanting {
+        need: u64,
+        spaced: u64,
+        in_line: bool,
+    },
+    Asking {
+        ticket: u64,
+        sent: Time,
+        silence: u64,
+        secret: String,
+    },
+    Resting {
+        until: Time,
+        why: Trouble,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Trouble {
+    Misconfigured,
+    Unavailable(Cause),
+    TokensRejected,
+}
+
+#[derive(Clone, Debug)]
+struct Key {
+    client: String,
+    secret: String,
+    token: Option<Token>,
+    doing: Doing,
+    /// By number, with their deadlines.
+    waiting: BTreeMap<u64, u64>,
+    warm: u32,
+    /// When a warm key looks after itself next.
+    alarm: Option<u64>,
+    spent: Vec<Spent>,
+    silences: u32,
+    failures: u32,
+    refusals: u32,
+    /// A refused configuration stands until a token comes or the secret changes.
+    refused: bool,
+    fresh_rejections: u32,
+    rejected: Vec<String>,
+}
+
+impl Key {
+    fn valid(&self, now: Time) -> Option<&Token> {
+        self.token.as_ref().filter(|token| !token.dies.has_come(now))
+    }
+
+    fn is_wanted(&self, now: Time) -> bool {
+        !self.waiting.is_empty() || self.warm > 0 || self.valid(now).is_some()
+    }
+
+    fn patience(&self) -> u64 {
+        ((60 * SECOND) << self.silences.min(3)).min(420 * SECOND)
+    }
+}
+
+/// Something that is due, in the order in which it is seen to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Due {
+    Silence(u64),
+    Spaced(u64),
+    Alarm(u64),
+    Deadline(u64),
+}
+
+#[derive(Debug)]
+pub(crate) struct Model {
+    rules: Rules,
+    keys: BTreeMap<u64, Key>,
+    added: u64,
+    tickets: u64,
+    waiters: u64,
+    spent: Vec<Spent>,
+    gate: Option<Time>,
+    /// Throttles in a row, and when the last one was felt.
+    throttles: u32,
+    felt: Option<u64>,
+    is_closed: bool,
+    pub(crate) tally: Tally,
+    /// What came out and was not taken yet.
+    pub(crate) sent: Vec<Request>,
+    pub(crate) resolved: BTreeMap<u64, Verdict>,
+}
+
+// What callers say
+impl Model {
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            keys: BTreeMap::new(),
+            added: 0,
+            tickets: 0,
+            waiters: 0,
+            spent: Vec::new(),
+            gate: None,
+            throttles: 0,
+            felt: None,
+            is_closed: false,
+            tally: Tally::default(),
+            sent: Vec::new(),
+            resolved: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn add_key(&mut self, client: &str, secret: &str, now: Time) -> u64 {
+        let known = self.keys.iter().find(|(_, key)| key.client == client).map(|(id, _)| *id);
+        if let Some(id) = known {
+            self.set_secret(id, secret, now);
+            return id;
+        }
+        let id = self.added;
+        self.added += 1;
+        let key = Key {
+            client: client.to_owned(),
+            secret: secret.to_owned(),
+            token: None,
+            doing: Doing::Nothing,
+            waiting: BTreeMap::new(),
+            warm: 0,
+            alarm: None,
+            spent: Vec::new(),
+            silences: 0,
+            failures: 0,
+            refusals: 0,
+            refused: false,
+            fresh_rejections: 0,
+            rejected: Vec::new(),
+        };
+        self.keys.insert(id, key);
+        id
+    }
+
+    pub(crate) fn remove_key(&mut self, id: u64) {
+        if let Some(key) = self.keys.remove(&id) {
+            self.resolved.extend(key.waiting.into_keys().map(|waiter| (waiter, Verdict::UnknownKey)));
+        }
+    }
+
+    pub(crate) fn acquire(&mut self, id: u64, patience: Option<u64>, now: Time, draws: &dyn Draws) -> Answer {
+        self.tick(now, draws);
+        let Some(key) = self.keys.get(&id) else { return Answer::Now(Verdict::UnknownKey) };
+        // R21: a request of before a suspend is dead, whatever the monotonic clock says of its patience.
+        if matches!(key.doing, Doing::Asking { sent, .. } if now.wall.saturating_sub(sent.wall) >= key.patience()) {
+            self.key(id).doing = Doing::Nothing;
+            self.tally.aborted += 1;
+            self.ask_again(id, now);
+        }
+        let deadline = now.mono.saturating_add(patience.unwrap_or(self.rules.patience));
+        let valid = self.keys[&id].valid(now).map(|token| token.text.clone());
+        if valid.is_none() || self.refresh_at(&self.keys[&id], now).is_some_and(|at| at.has_come(now)) {
+            self.want(id, now);
+        }
+        if let Some(text) = valid {
+            return Answer::Now(Verdict::Token(text));
+        }
+        let turn = self.turn(id, now);
+        let waits = match self.keys[&id].doing {
+            Doing::Asking { .. } => true,
+            Doing::Wanting { .. } => deadline > turn,
+            Doing::Resting { .. } | Doing::Nothing => false,
+        };
+        if waits {
+            self.waiters += 1;
+            let waiter = self.waiters;
+            self.key(id).waiting.insert(waiter, deadline);
+            return Answer::Later(waiter);
+        }
+        let error = self.error(id, now).unwrap_or(Verdict::Closed);
+        self.leave_if_unwanted(id, now);
+        Answer::Now(self.stale(id, now).unwrap_or(error))
+    }
+
+    pub(crate) fn cancel(&mut self, waiter: u64, now: Time) {
+        let of = self.keys.iter().find(|(_, key)| key.waiting.contains_key(&waiter)).map(|(id, _)| *id);
+        if let Some(id) = of {
+            self.key(id).waiting.remove(&waiter);
+            self.leave_if_unwanted(id, now);
+        }
+    }
+
+    /// A token of this text was rejected; `None` is a key that was never here.
+    pub(crate) fn invalidate(&mut self, id: Option<u64>, text: &str, now: Time, draws: &dyn Draws) -> Rejection {
+        self.tick(now, draws);
+        let Some(id) = id.filter(|id| self.keys.contains_key(id)) else { return Rejection::NotCurrent };
+        let key = self.key(id);
+        if !key.rejected.iter().any(|rejected| rejected == text) {
+            key.rejected.push(text.to_owned());
+            if key.rejected.len() > 8 {
+                key.rejected.remove(0);
+            }
+        }
+        let Some(token) = key.token.take_if(|token| token.text == text) else { return Rejection::NotCurrent };
+        // R40: a minute of no forced refresh after two that were younger than a minute.
+        let fresh = !token.received.after(60 * SECOND).has_come(now);
+        key.fresh_rejections = if fresh { key.fresh_rejections + 1 } else { 0 };
+        let hold_off = key.fresh_rejections >= 2 && !matches!(key.doing, Doing::Asking { .. });
+        self.tally.rejected += 1;
+        self.leave(id);
+        if hold_off {
+            let until = now.after(60 * SECOND);
+            self.rest(id, until, Trouble::TokensRejected, now);
+            return Rejection::HeldOff;
+        }
+        if self.keys[&id].is_wanted(now) {
+            self.want(id, now);
+        }
+        self.set_alarm(id, now);
+        Rejection::Dropped
+    }
+
+    /// Whether the key is known.
+    pub(crate) fn set_secret(&mut self, id: u64, secret: &str, now: Time) -> bool {
+        let Some(key) = self.keys.get_mut(&id) else { return false };
+        if key.secret != secret {
+            secret.clone_into(&mut key.secret);
+            key.refusals = 0;
+            key.refused = false;
+            if matches!(key.doing, Doing::Resting { why: Trouble::Misconfigured, .. }) {
+                key.doing = Doing::Nothing;
+            }
+            self.set_alarm(id, now);
+        }
+        true
+    }
+
+    pub(crate) fn keep_warm(&mut self, id: u64, now: Time, draws: &dyn Draws) {
+        self.tick(now, draws);
+        if let Some(key) = self.keys.get_mut(&id) {
+            key.warm += 1;
+            self.set_alarm(id, now);
+        }
+    }
+
+    pub(crate) fn keep_cold(&mut self, id: u64, now: Time) {
+        if let Some(key) = self.keys.get_mut(&id) {
+            key.warm = key.warm.saturating_sub(1);
+            self.set_alarm(id, now);
+            self.leave_if_unwanted(id, now);
+        }
+    }
+
+    pub(crate) fn shut_down(&mut self, now: Time) {
+        self.is_closed = true;
+        for id in self.ids() {
+            if matches!(self.keys[&id].doing, Doing::Wanting { .. }) {
+                self.leave(id);
+                self.fail_all(id, &Verdict::Closed, now);
+            }
+            self.set_alarm(id, now);
+        }
+    }
+}
+
+// What the wire says
+impl Model {
+    pub(crate) fn answer(&mut self, ticket: u64, reply: &Reply, now: Time, draws: &dyn Draws) {
+        self.open_gate(now);
+        if let Some((id, sent, secret)) = self.land(ticket) {
+            self.key(id).silences = 0;
+            self.feel(&reply.says, reply.retry_after, sent, now, draws);
+            match &reply.says {
+                Says::Token { text, lifetime } => self.grant(id, text, *lifetime, sent, now, draws),
+                Says::Throttle => self.ask_again(id, now),
+                Says::Misconfigured | Says::Nonsense => {
+                    let is_refused = reply.says == Says::Misconfigured;
+                    *(if is_refused { &mut self.tally.refused } else { &mut self.tally.unusable }) += 1;
+                    let key = self.key(id);
+                    if key.secret != secret {
+                        // R43: what the old secret is told says nothing about the new one.
+                        self.ask_again(id, now);
+                    } else if is_refused {
+                        key.refusals += 1;
+                        key.refused = true;
+                        // R37: after a minute, then after five each.
+                        let wait = if key.refusals == 1 { 60 } else { 300 };
+                        self.rest(id, now.after(wait * SECOND), Trouble::Misconfigured, now);
+                    } else {
+                        self.back_off(id, Cause::Refused, now, draws);
+                    }
+                }
+            }
+            if reply.retry_after.is_some() {
+                self.shed(now);
+            }
+        }
+        self.tick(now, draws);
+    }
+
+    pub(crate) fn fail(&mut self, ticket: u64, kind: Kind, now: Time, draws: &dyn Draws) {
+        self.open_gate(now);
+        if let Some((id, ..)) = self.land(ticket) {
+            self.failed(id, kind, now, draws);
+        }
+        self.tick(now, draws);
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now: Time, draws: &dyn Draws) {
+        self.open_gate(now);
+        let mut due = Vec::new();
+        for (id, key) in &self.keys {
+            match key.doing {
+                Doing::Asking { silence, .. } => due.push((silence, Due::Silence(*id))),
+                Doing::Wanting { spaced, in_line: false, .. } => due.push((spaced, Due::Spaced(*id))),
+                _ => {}
+            }
+            due.extend(key.alarm.map(|at| (at, Due::Alarm(*id))));
+            due.extend(key.waiting.iter().map(|(waiter, deadline)| (*deadline, Due::Deadline(*waiter))));
+        }
+        due.retain(|(at, _)| *at <= now.mono);
+        due.sort_unstable();
+        let mut overdue = Vec::new();
+        for (_, due) in due {
+            match due {
+                Due::Silence(id) => {
+                    if matches!(self.keys[&id].doing, Doing::Asking { silence, .. } if silence <= now.mono) {
+                        self.key(id).doing = Doing::Nothing;
+                        self.failed(id, Kind::Timeout, now, draws);
+                    }
+                }
+                Due::Spaced(id) => {
+                    if let Doing::Wanting { spaced, in_line, .. } = &mut self.key(id).doing {
+                        *in_line |= *spaced <= now.mono;
+                    }
+                }
+                Due::Alarm(id) => {
+                    let key = &self.keys[&id];
+                    if key.alarm.is_some_and(|at| at <= now.mono) {
+                        self.key(id).alarm = None;
+                        if self.refresh_at(&self.keys[&id], now).is_none_or(|at| at.has_come(now)) {
+                            self.want(id, now);
+                        }
+                        self.set_alarm(id, now);
+                    }
+                }
+                Due::Deadline(waiter) => overdue.push(waiter),
+            }
+        }
+        self.let_go(None, now);
+        for waiter in overdue {
+            let of = self.keys.iter().find(|(_, key)| key.waiting.contains_key(&waiter)).map(|(id, _)| *id);
+            let Some(id) = of else { continue };
+            let error = match self.keys[&id].doing {
+                Doing::Wanting { .. } => self.rate_limited(id, now),
+                _ => Verdict::DeadlineExceeded,
+            };
+            self.fail_one(id, waiter, error, now);
+            self.leave_if_unwanted(id, now);
+        }
+    }
+}
+
+// What is seen
+impl Model {
+    pub(crate) fn status(&self, now: Time) -> Status {
+        let budget_left = match self.rules.budget {
+            None => u64::from(u32::MAX),
+            Some(_) => {
+                let mut spent = self.spent.clone();
+                let mut left = 0;
+                while self.ready(&spent) <= now.mono {
+                    spent.push(Spent::Request { at: now.mono });
+                    left += 1;
+                }
+                left
+            }
+        };
+        let timers = self.keys.values().flat_map(|key| {
+            let doing = match key.doing {
+                Doing::Asking { silence, .. } => Some(silence),
+                Doing::Wanting { spaced, in_line: false, .. } => Some(spaced),
+                _ => None,
+            };
+            doing.into_iter().chain(key.alarm).chain(key.waiting.values().copied())
+        });
+        let next = self.line().first().map(|_| self.opening().max(self.ready(&self.spent)));
+        let rests = |key: &Key| matches!(key.doing, Doing::Nothing | Doing::Resting { .. }) && key.waiting.is_empty();
+        Status {
+            gate: self.gate.filter(|gate| !gate.has_come(now)).map(|gate| now.wall + gate.left(now)),
+            budget_left,
+            waiters: self.keys.values().map(|key| key.waiting.len()).sum(),
+            keys: self.keys.iter().map(|(id, key)| self.key_status(*id, key, now)).collect(),
+            peeks: self.keys.values().map(|key| self.peek(key, now)).collect(),
+            timeout: timers.chain(next).min(),
+            is_idle: self.keys.values().all(rests),
+        }
+    }
+
+    fn key_status(&self, id: u64, key: &Key, now: Time) -> KeyStatus {
+        let token = key.valid(now);
+        KeyStatus {
+            key: id,
+            client: key.client.clone(),
+            token_until: token.map(|token| token.dies.wall),
+            refresh_at: self.refresh_at(key, now).map(|at| now.wall + at.left(now)),
+            activity: match key.doing {
+                Doing::Nothing => Activity::Idle,
+                Doing::Wanting { .. } => Activity::Queued,
+                Doing::Asking { .. } => Activity::Requesting,
+                Doing::Resting { until, .. } if until.has_come(now) => Activity::Idle,
+                Doing::Resting { .. } => Activity::BackingOff,
+            },
+            error: match key.doing {
+                Doing::Resting { until, .. } if until.has_come(now) => None,
+                _ => self.error(id, now),
+            },
+        }
+    }
+
+    fn peek(&self, key: &Key, now: Time) -> Option<(String, Time, Time)> {
+        let token = key.valid(now)?;
+        let refresh = self.refresh_at(key, now)?;
+        let on_both = |mono: u64| now.after(mono.saturating_sub(now.mono));
+        let look = match key.doing {
+            Doing::Nothing if self.is_closed => token.dies,
+            Doing::Nothing => refresh,
+            Doing::Wanting { spaced, .. } => on_both(self.opening().max(self.ready(&self.spent)).max(spaced)),
+            Doing::Asking { silence, .. } => on_both(silence),
+            Doing::Resting { until, .. } => until.later(refresh),
+        };
+        Some((token.text.clone(), token.dies, look.earlier(token.dies)))
+    }
+}
+
+// What follows from it
+impl Model {
+    fn ids(&self) -> Vec<u64> {
+        self.keys.keys().copied().collect()
+    }
+
+    fn key(&mut self, id: u64) -> &mut Key {
+        self.keys.get_mut(&id).expect("the model speaks of keys that it has")
+    }
+
+    /// R29, R30: when the valid token's refresh is due: at 75 % of its life, later while a throttle was felt within twelve lives.
+    fn refresh_at(&self, key: &Key, now: Time) -> Option<Time> {
+        let token = key.valid(now)?;
+        let felt = self.felt.is_some_and(|felt| now.mono.saturating_sub(felt) < 12 * token.lifetime);
+        let share = if felt { self.rules.late } else { self.rules.early };
+        Some(token.sent.after((token.lifetime as f64 * share) as u64).earlier(token.dies))
+    }
+
+    fn ready(&self, spent: &[Spent]) -> u64 {
+        let slot = self.rules.slot();
+        self.rules.budget.map_or(0, |(_, burst)| ready(spent, slot, burst, slot / 40))
+    }
+
+    /// R29: three at once and then one per slot.
+    fn key_ready(&self, key: &Key) -> u64 {
+        self.rules.budget.map_or(0, |(_, burst)| ready(&key.spent, self.rules.slot(), burst.min(2), 0))
+    }
+
+    fn opening(&self) -> u64 {
+        self.gate.map_or(0, |gate| gate.mono)
+    }
+
+    fn open_gate(&mut self, now: Time) {
+        self.gate = self.gate.filter(|gate| !gate.has_come(now));
+    }
+
+    /// Who is in line, the earliest need first.
+    fn line(&self) -> Vec<(u64, u64)> {
+        let mut line: Vec<_> = (self.keys.iter())
+            .filter_map(|(id, key)| match key.doing {
+                Doing::Wanting { need, in_line: true, .. } => Some((need, *id)),
+                _ => None,
+            })
+            .collect();
+        line.sort_unstable();
+        line
+    }
+
+    /// When a request of this key can go if nothing else happens: all those before it in the line go first.
+    fn turn(&self, id: u64, now: Time) -> u64 {
+        let key = &self.keys[&id];
+        let open = self.opening().max(now.mono);
+        let mut spent = self.spent.clone();
+        if let Doing::Wanting { need, .. } = key.doing {
+            for _ in self.line().iter().filter(|place| **place < (need, id)) {
+                let at = self.ready(&spent).max(open);
+                spent.push(Spent::Request { at });
+            }
+        }
+        self.ready(&spent).max(open).max(self.key_ready(key))
+    }
+
+    fn want(&mut self, id: u64, now: Time) {
+        let key = &self.keys[&id];
+        match key.doing {
+            Doing::Nothing => {}
+            Doing::Resting { until, .. } if until.has_come(now) => {}
+            _ => return,
+        }
+        if self.is_closed {
+            self.key(id).doing = Doing::Nothing;
+            return;
+        }
+        let need = now.mono + key.token.as_ref().map_or(0, |token| token.dies.left(now));
+        let spaced = self.key_ready(key);
+        self.key(id).doing = Doing::Wanting { need, spaced, in_line: spaced <= now.mono };
+        self.let_go(Some(id), now);
+        self.set_alarm(id, now);
+    }
+
+    /// Sends for who is in line while gate and budget allow, and nothing for a key that nobody wants any more.
+    fn let_go(&mut self, asked: Option<u64>, now: Time) {
+        while self.gate.is_none_or(|gate| gate.has_come(now)) && self.ready(&self.spent) <= now.mono {
+            let Some((_, id)) = self.line().first().copied() else { return };
+            if asked == Some(id) || self.keys[&id].is_wanted(now) {
+                self.send(id, now);
+            } else {
+                self.key(id).doing = Doing::Nothing;
+            }
+            self.set_alarm(id, now);
+        }
+    }
+
+    fn send(&mut self, id: u64, now: Time) {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        self.spent.push(Spent::Request { at: now.mono });
+        let key = self.key(id);
+        key.spent.push(Spent::Request { at: now.mono });
+        let (secret, patience) = (key.secret.clone(), key.patience());
+        key.doing = Doing::Asking { ticket, sent: now, silence: now.mono + patience, secret: secret.clone() };
+        self.tally.requests += 1;
+        self.sent.push(Request { ticket, key: id, secret, patience });
+    }
+
+    fn land(&mut self, ticket: u64) -> Option<(u64, Time, String)> {
+        self.keys.iter_mut().find_map(|(id, key)| match key.doing.clone() {
+            Doing::Asking { ticket: own, sent, secret, .. } if own == ticket => {
+                key.doing = Doing::Nothing;
+                Some((*id, sent, secret))
+            }
+            _ => None,
+        })
+    }
+
+    /// R34, R35: a throttle or a Retry-After closes the gate for all.
+    fn feel(&mut self, says: &Says, retry_after: Option<u64>, sent: Time, now: Time, draws: &dyn Draws) {
+        let is_throttle = *says == Says::Throttle;
+        if is_throttle {
+            self.tally.throttled += 1;
+            self.spent.push(Spent::Nothing { at: sent.mono });
+            // Those that were under way together met the same empty bucket.
+            if self.felt.is_none_or(|felt| sent.mono > felt) {
+                self.throttles += 1;
+            }
+            self.felt = Some(now.mono);
+        }
+        let range: RangeInclusive<u64> = match retry_after.filter(|seconds| *seconds > 0) {
+            Some(seconds) => {
+                let wait = seconds.min(3_600) * SECOND;
+                wait..=wait + (wait / 10).min(2 * SECOND)
+            }
+            None if is_throttle => {
+                let wait = (self.rules.slot() << self.throttles.saturating_sub(5).min(20)).min(300 * SECOND);
+                wait - wait / 4..=(wait + wait / 4).min(300 * SECOND)
+            }
+            None => return,
+        };
+        let before = self.gate.filter(|gate| !gate.has_come(now)).map_or(0, |gate| gate.left(now));
+        let wait = draws.gate();
+        assert!(wait >= before.max(*range.start()), "the gate is closed for {wait}, not {range:?}, {before} before");
+        assert!(wait <= before.max(*range.end()), "the gate is closed for {wait}, not {range:?}, {before} before");
+        if wait > before {
+            self.gate = Some(now.after(wait));
+        }
+        self.tally.gated += wait - before;
+    }
+
+    fn grant(&mut self, id: u64, text: &str, lifetime: u64, sent: Time, now: Time, draws: &dyn Draws) {
+        self.throttles = 0;
+        let lifetime = lifetime.min(86_400) * SECOND;
+        // R20
+        let dies = match lifetime {
+            0 => now,
+            _ => sent.after(lifetime - (lifetime / 50).min(10 * SECOND)),
+        };
+        let key = self.key(id);
+        let spoilt = if key.rejected.iter().any(|rejected| rejected == text) {
+            Some(Cause::AlreadyRejected)
+        } else if lifetime == 0 {
+            // R15: for who waits already. Whoever did not ask for it may not ask again at once.
+            let is_unasked = key.valid(now).is_some() || key.warm > 0;
+            self.serve(id, text);
+            is_unasked.then_some(Cause::NoLifetime)
+        } else {
+            dies.has_come(now).then_some(Cause::ExpiredOnArrival)
+        };
+        if let Some(cause) = spoilt {
+            self.tally.unusable += 1;
+            // R22: a step of the wall clock costs one request.
+            let stepped = cause == Cause::ExpiredOnArrival && dies.mono > now.mono;
+            match stepped && self.may_repeat(id) {
+                true => self.ask_again(id, now),
+                false => self.back_off(id, cause, now, draws),
+            }
+            return;
+        }
+        self.tally.granted += 1;
+        let key = self.key(id);
+        (key.failures, key.refusals, key.refused) = (0, 0, false);
+        if lifetime > 0 {
+            let token = Token { text: text.to_owned(), sent, received: now, lifetime, dies };
+            if key.token.replace(token).is_some() {
+                key.fresh_rejections = 0;
+            }
+        }
+        self.serve(id, text);
+        self.set_alarm(id, now);
+    }
+
+    fn serve(&mut self, id: u64, text: &str) {
+        let waiting = std::mem::take(&mut self.key(id).waiting);
+        self.resolved.extend(waiting.into_keys().map(|waiter| (waiter, Verdict::Token(text.to_owned()))));
+    }
+
+    fn failed(&mut self, id: u64, kind: Kind, now: Time, draws: &dyn Draws) {
+        match kind {
+            Kind::Connect => self.tally.unconnected += 1,
+            Kind::Io => self.tally.broken += 1,
+            Kind::Timeout => {
+                self.tally.timed_out += 1;
+                self.key(id).silences += 1;
+            }
+            Kind::Aborted => {
+                self.tally.aborted += 1;
+                if self.may_repeat(id) {
+                    return self.ask_again(id, now);
+                }
+            }
+        }
+        self.back_off(id, Cause::Failed(kind), now, draws);
+    }
+
+    /// What this side spoilt is repeated twice in a row at the most, for who waits.
+    fn may_repeat(&mut self, id: u64) -> bool {
+        let key = self.key(id);
+        let repeat = key.failures < 2 && !key.waiting.is_empty();
+        key.failures += u32::from(repeat);
+        repeat
+    }
+
+    fn back_off(&mut self, id: u64, cause: Cause, now: Time, draws: &dyn Draws) {
+        let key = self.key(id);
+        key.failures += 1;
+        // R35: full jitter, from 5 s, doubled each time up to two minutes.
+        let most = ((5 * SECOND) << (key.failures - 1).min(10)).min(120 * SECOND);
+        let wait = draws.back_off(id);
+        assert!(wait <= most, "a back-off of {wait} after {} failures", self.keys[&id].failures);
+        self.rest(id, now.after(wait), Trouble::Unavailable(cause), now);
+    }
+
+    fn rest(&mut self, id: u64, until: Time, why: Trouble, now: Time) {
+        self.key(id).doing = Doing::Resting { until, why };
+        let error = self.error(id, now).expect("it is in trouble");
+        self.fail_all(id, &error, now);
+        self.set_alarm(id, now);
+    }
+
+    /// Whoever can wait for the next slot does, without being told.
+    fn ask_again(&mut self, id: u64, now: Time) {
+        if self.keys[&id].is_wanted(now) {
+            self.want(id, now);
+        }
+        if matches!(self.keys[&id].doing, Doing::Nothing) {
+            self.fail_all(id, &Verdict::Closed, now);
+        }
+        self.set_alarm(id, now);
+        self.shed(now);
+    }
+
+    /// R36: who cannot wait for its turn fails now; the first in line first, since whoever leaves brings the others forward.
+    fn shed(&mut self, now: Time) {
+        let mut wanting: Vec<_> = (self.keys.iter())
+            .filter_map(|(id, key)| match key.doing {
+                Doing::Wanting { need, .. } if !key.waiting.is_empty() => Some((need, *id)),
+                _ => None,
+            })
+            .collect();
+        wanting.sort_unstable();
+        for (_, id) in wanting {
+            let turn = self.turn(id, now);
+            let hopeless: Vec<_> =
+                (self.keys[&id].waiting.iter()).filter(|(_, at)| **at <= turn).map(|(waiter, _)| *waiter).collect();
+            for waiter in hopeless {
+                let error = self.rate_limited(id, now);
+                self.fail_one(id, waiter, error, now);
+            }
+            self.leave_if_unwanted(id, now);
+        }
+    }
+
+    fn rate_limited(&self, id: u64, now: Time) -> Verdict {
+        Verdict::RateLimited { retry_at: now.told(self.turn(id, now)), before: self.keys[&id].refused }
+    }
+
+    /// What stands in the way of this key.
+    fn error(&self, id: u64, now: Time) -> Option<Verdict> {
+        match self.keys[&id].doing {
+            Doing::Nothing | Doing::Asking { .. } => None,
+            Doing::Wanting { .. } => Some(self.rate_limited(id, now)),
+            Doing::Resting { until, why } => {
+                let retry_at = now.told(self.turn(id, now).max(now.mono + until.left(now)));
+                Some(match why {
+                    Trouble::Misconfigured => Verdict::Configuration { retry_at },
+                    Trouble::Unavailable(cause) => Verdict::Unavailable { cause, retry_at },
+                    Trouble::TokensRejected => Verdict::TokensRejected { retry_at },
+                })
+            }
+        }
+    }
+
+    /// The expired token, where the user lets it be served in place of an error.
+    fn stale(&self, id: u64, now: Time) -> Option<Verdict> {
+        let token = self.keys[&id].token.as_ref().filter(|_| self.rules.stale > 0)?;
+        let end = token.sent.after(token.lifetime + self.rules.stale.min(300 * SECOND));
+        (!end.has_come(now)).then(|| Verdict::Token(token.text.clone()))
+    }
+
+    fn fail_one(&mut self, id: u64, waiter: u64, error: Verdict, now: Time) {
+        let result = self.stale(id, now).unwrap_or(error);
+        if self.key(id).waiting.remove(&waiter).is_some() {
+            self.resolved.insert(waiter, result);
+        }
+    }
+
+    fn fail_all(&mut self, id: u64, error: &Verdict, now: Time) {
+        let waiting: Vec<_> = self.keys[&id].waiting.keys().copied().collect();
+        for waiter in waiting {
+            self.fail_one(id, waiter, error.clone(), now);
+        }
+    }
+
+    fn leave(&mut self, id: u64) {
+        let key = self.key(id);
+        if matches!(key.doing, Doing::Wanting { .. }) {
+            key.doing = Doing::Nothing;
+        }
+    }
+
+    fn leave_if_unwanted(&mut self, id: u64, now: Time) {
+        if !self.keys[&id].is_wanted(now) {
+            self.leave(id);
+        }
+    }
+
+    /// When a warm key that does nothing has to do something.
+    fn set_alarm(&mut self, id: u64, now: Time) {
+        let key = &self.keys[&id];
+        let refresh = self.refresh_at(key, now);
+        let left = match key.doing {
+            _ if key.warm == 0 || self.is_closed => None,
+            Doing::Nothing => Some(refresh.map_or(0, |at| at.left(now))),
+            Doing::Resting { until, .. } => Some(refresh.map_or(until, |at| until.later(at)).left(now)),
+            Doing::Wanting { .. } | Doing::Asking { .. } => None,
+        };
+        self.key(id).alarm = left.map(|left| now.mono + left);
+    }
+}
