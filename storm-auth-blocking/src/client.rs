@@ -1,9 +1,11 @@
 //! The API client: a cached token, the application id, and one replay after a 401.
 
+use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header::CONTENT_TYPE};
+use storm_auth_core::driver::PerProcess;
 use storm_auth_core::{Api, ConfigError, Field, TokenId};
 use ureq::typestate::HttpCrateScope;
 use ureq::{AsSendBody, Body, ResponseExt, config::ConfigBuilder};
@@ -29,7 +31,7 @@ use crate::provider::TokenProvider;
 /// ```
 #[derive(Clone, Debug)]
 pub struct StormClient {
-    agent: ureq::Agent,
+    agent: Arc<ApiAgent>,
     api: Arc<Api>,
     tokens: TokenProvider,
 }
@@ -40,8 +42,20 @@ impl StormClient {
         Builder::default()
     }
 
-    pub(crate) fn new(agent: ureq::Agent, api: Api, tokens: TokenProvider) -> Self {
-        Self { agent, api: Arc::new(api), tokens }
+    /// With an agent of the caller's, or with the default one.
+    pub(crate) fn new(agent: Option<ureq::Agent>, api: Api, tokens: TokenProvider) -> Self {
+        let agent = match agent {
+            Some(theirs) => ApiAgent::Theirs(theirs),
+            None => ApiAgent::Ours(PerProcess::new(api_agent(&api), process::id())),
+        };
+        Self { agent: Arc::new(agent), api: Arc::new(api), tokens }
+    }
+
+    fn agent(&self) -> ureq::Agent {
+        match &*self.agent {
+            ApiAgent::Ours(agent) => agent.get(process::id(), |_| api_agent(&self.api)),
+            ApiAgent::Theirs(agent) => agent.clone(),
+        }
     }
 
     /// The tokens behind the calls.
@@ -96,9 +110,16 @@ impl StormClient {
     }
 }
 
+#[derive(Debug)]
+enum ApiAgent {
+    /// A forked child has one of its own: over its parent's idle connections it would read its parent's answers.
+    Ours(PerProcess<ureq::Agent>),
+    Theirs(ureq::Agent),
+}
+
 /// The default agent of the API calls. It follows no redirect, since the bearer goes only where it was sent (R45).
 /// Over plain http it takes no proxy that the environment names, which would read the bearer.
-pub(crate) fn api_agent(api: &Api) -> ureq::Agent {
+fn api_agent(api: &Api) -> ureq::Agent {
     let config = ureq::Agent::config_builder().max_redirects(0).timeout_connect(Some(Duration::from_secs(10)));
     if api.is_plain_http() { config.proxy(None) } else { config }.build().new_agent()
 }
@@ -152,7 +173,7 @@ impl StormRequest {
         mut self,
         set: impl FnOnce(ConfigBuilder<HttpCrateScope<()>>) -> ConfigBuilder<HttpCrateScope<()>>,
     ) -> Self {
-        self.inner = self.inner.map(|request| set(self.storm.agent.configure_request(request)).build());
+        self.inner = self.inner.map(|request| set(self.storm.agent().configure_request(request)).build());
         self
     }
 
@@ -176,7 +197,7 @@ impl StormRequest {
         match self.inner.as_ref().map(Request::method) {
             // These have a body, be it empty.
             Ok(&Method::POST | &Method::PUT | &Method::PATCH) => self.send([]),
-            _ => self.exchange(|storm, request| storm.agent.run(request), true),
+            _ => self.exchange(|storm, request| storm.agent().run(request), true),
         }
     }
 
@@ -185,7 +206,7 @@ impl StormRequest {
     /// # Errors
     /// As [`call`](Self::call).
     pub fn send(self, body: impl AsRef<[u8]>) -> Result<Response<Body>, Error> {
-        self.exchange(|storm, request| storm.agent.run(request.map(|()| body.as_ref())), true)
+        self.exchange(|storm, request| storm.agent().run(request.map(|()| body.as_ref())), true)
     }
 
     /// Sends it with a JSON body; see [`call`](Self::call).
@@ -217,7 +238,7 @@ impl StormRequest {
         let mut body = Some(body);
         self.exchange(
             |storm, request| match body.take() {
-                Some(body) => storm.agent.run(request.map(|()| body)),
+                Some(body) => storm.agent().run(request.map(|()| body)),
                 None => unreachable!("a body that cannot be repeated is sent once"),
             },
             false,
@@ -237,9 +258,9 @@ impl StormRequest {
         repeatable: bool,
     ) -> Result<Response<Body>, Error> {
         let Self { storm, inner, application_id } = self;
-        let StormClient { agent, api, tokens } = &storm;
+        let StormClient { api, tokens, .. } = &storm;
         // Whatever the agent's own setting: an answer of any status is an answer.
-        let mut request = agent.configure_request(inner?).http_status_as_error(false).build();
+        let mut request = storm.agent().configure_request(inner?).http_status_as_error(false).build();
         // `with` may have put another one in its place.
         api.target(&request.uri().to_string())?;
         let token = tokens.token()?;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::pin;
+use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Poll, Wake, Waker};
@@ -150,7 +151,8 @@ impl Driver {
         };
         // Without a thread nothing keeps it warm, but the first call in its refresh time still refreshes it.
         let thread = thread::Builder::new().name("storm-auth-warm".into()).spawn(warm).ok();
-        KeepWarm { driver: self.clone(), key, stop, thread: thread.map(|thread| thread.thread().clone()) }
+        let thread = thread.map(|thread| thread.thread().clone());
+        KeepWarm { driver: self.clone(), key, stop, thread, process: process::id() }
     }
 
     /// Everything that touches the board: the lock is given back before anything else is done.
@@ -159,6 +161,7 @@ impl Driver {
             let mut board = self.lock();
             // Read under the lock, so that the machine never sees time go back.
             let now = self.clock.now();
+            board.in_process(process::id(), now);
             let result = act(&mut board, now);
             (result, board.take_work())
         };
@@ -271,7 +274,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Refreshes a token in time without being called, for as long as this guard lives. It costs one sleeping thread.
+/// Refreshes a token in time without being called, for as long as this guard lives. It costs one sleeping thread, which a
+/// forked child has not: there the guard does nothing, and another one is needed.
 #[derive(Debug)]
 #[must_use = "the token is kept warm only while this guard lives"]
 pub struct KeepWarm {
@@ -279,10 +283,14 @@ pub struct KeepWarm {
     key: KeyId,
     stop: Arc<AtomicBool>,
     thread: Option<Thread>,
+    process: u32,
 }
 
 impl Drop for KeepWarm {
     fn drop(&mut self) {
+        if self.process != process::id() {
+            return; // the parent's: nothing is kept warm for it here
+        }
         self.stop.store(true, Ordering::Release);
         self.driver.command(|machine, now| machine.keep_cold(self.key, now));
         if let Some(thread) = &self.thread {
