@@ -102,7 +102,8 @@ impl Transport {
     }
 
     /// Ends the requests under way, and fails later ones. They end at once; a name look-up or a TCP connect that is under way
-    /// ends by its own timeout.
+    /// ends by its own timeout, and an answer that comes without pause and without end, in interim answers or trailers, by the
+    /// request's patience: a socket that is shut down still brings what is sent.
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         self.agent.clone().shutdown();
