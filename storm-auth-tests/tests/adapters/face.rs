@@ -280,6 +280,8 @@ pub(crate) struct Answer {
 pub(crate) struct Failed {
     /// `Display`, and that of each source.
     pub(crate) text: String,
+    /// `Debug`.
+    pub(crate) debug: String,
     pub(crate) is_configuration: bool,
     pub(crate) is_rate_limited: bool,
     pub(crate) is_token: bool,
@@ -461,6 +463,7 @@ macro_rules! failed {
         pub(super) fn failed(error: $adapter::Error) -> Failed {
             Failed {
                 text: text(&error),
+                debug: format!("{error:?} {error:#?}"),
                 is_configuration: error.is_configuration(),
                 is_rate_limited: error.is_rate_limited(),
                 is_token: error.is_token(),
