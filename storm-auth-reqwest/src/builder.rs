@@ -99,7 +99,7 @@ impl Builder {
     }
 
     /// Runs token requests as tasks of this runtime instead of on short-lived threads of their own. It saves a thread per
-    /// request, and makes every caller depend on that runtime being driven.
+    /// request, and makes every caller depend on that runtime being driven. A forked child has not that runtime, and uses threads.
     pub fn flights_on(mut self, runtime: tokio::runtime::Handle) -> Self {
         self.runtime = Some(runtime);
         self

@@ -15,7 +15,7 @@ use std::task::{Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use storm_auth_core::driver::{Board, Cell, Work};
+use storm_auth_core::driver::{Board, Cell, PerProcess, Work};
 use storm_auth_core::machine::{Acquire, OpId, Timeout, TokenRequest, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
@@ -41,8 +41,11 @@ pub(crate) struct Driver {
     transport: Transport,
     runway: Runway,
     on_event: Option<Arc<OnEvent>>,
-    /// Closed when the driver goes: flights end then, with their sockets.
-    hang_up: watch::Sender<()>,
+    /// Closed when the driver goes: flights end then, with their sockets. A child has one of its own, since its parent's is
+    /// linked to what lay on the stacks of its parent's flights.
+    hang_up: PerProcess<Arc<watch::Sender<()>>>,
+    /// The process that made it, in which alone the runtime of the runway runs.
+    process: u32,
 }
 
 impl fmt::Debug for Driver {
@@ -61,7 +64,13 @@ impl Driver {
     ) -> Arc<Self> {
         let lanes = thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
         let board = Mutex::new(Board::new(machine, lanes));
-        Arc::new(Self { board, clock, transport, runway, on_event, hang_up: watch::Sender::new(()) })
+        let process = process::id();
+        let hang_up = PerProcess::new(Arc::new(watch::Sender::new(())), process);
+        Arc::new(Self { board, clock, transport, runway, on_event, hang_up, process })
+    }
+
+    fn hang_up(&self) -> Arc<watch::Sender<()>> {
+        self.hang_up.get(process::id(), |_| Arc::new(watch::Sender::new(())))
     }
 
     pub(crate) fn add_key(self: &Arc<Self>, key: Key) -> (KeyId, Arc<Cell>) {
@@ -192,7 +201,7 @@ impl Driver {
 
     fn launch(self: &Arc<Self>, send: TokenRequest) {
         let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op) };
-        let (transport, mut hang_up) = (self.transport.clone(), self.hang_up.subscribe());
+        let (transport, mut hang_up) = (self.transport.clone(), self.hang_up().subscribe());
         let request = async move {
             let mut answer = pin!(transport.send(send));
             let mut hung_up = pin!(hang_up.changed());
@@ -203,10 +212,10 @@ impl Driver {
             .await
         };
         match &self.runway {
-            Runway::Runtime(runtime) => {
+            Runway::Runtime(runtime) if self.process == process::id() => {
                 runtime.spawn(async move { flight.land(request.await) });
             }
-            Runway::OwnThreads => {
+            _ => {
                 let observer = crate::observe::Observer::current();
                 let fly = move || {
                     observer.carry(|| match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -228,6 +237,8 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        // So that a child closes its own, and leaves its parent's alone.
+        drop(self.hang_up());
         self.lock().dismiss().into_iter().for_each(Waker::wake);
     }
 }

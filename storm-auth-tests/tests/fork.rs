@@ -57,7 +57,10 @@ fn assert_plays(adapter: &str) {
 #[test]
 fn scenes_for_the_other_tests() {
     match std::env::var(SCENE).as_deref() {
-        Ok("reqwest") => play::<OverReqwest>(),
+        Ok("reqwest") => {
+            play::<OverReqwest>();
+            a_runtime_that_carries_the_parents_requests();
+        }
         Ok(_) => play::<OverUreq>(),
         Err(_) => {}
     }
@@ -68,7 +71,8 @@ fn play<A: Adapter>() {
     end_after(4 * PATIENCE);
     a_provider_that_was_never_used::<A>();
     a_token_that_the_parent_holds::<A>();
-    a_request_that_the_parent_has_under_way::<A>();
+    // Again and again: threads of the child lie where threads of the parent lay, now and then to the byte.
+    (0..10).for_each(|_| a_request_that_the_parent_has_under_way::<A>());
     a_child_that_closes_and_drops_what_it_got::<A>();
     a_key_that_the_parent_keeps_warm::<A>();
     a_gate_that_the_parent_felt::<A>();
@@ -312,6 +316,19 @@ fn a_connection_to_the_api_that_the_parent_keeps<A: Adapter>() {
     call(&storm);
     call(&storm);
     serving.join().unwrap();
+}
+
+/// `flights_on`, which only one adapter has.
+fn a_runtime_that_carries_the_parents_requests() {
+    let endpoint = Endpoint::new();
+    let carrier = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let builder = OverReqwest::builder(Setup::new(endpoint.settings())).flights_on(carrier.handle().clone());
+    let tokens = builder.build_tokens().unwrap();
+    endpoint.serve(&["parent"], || token::<OverReqwest>(&tokens));
+    in_a_child(|| {
+        tokens.invalidate(<OverReqwest as Adapter>::token(&tokens).unwrap().id());
+        assert_eq!(endpoint.serve(&["child"], || token::<OverReqwest>(&tokens)), "child");
+    });
 }
 
 fn a_child_of_a_child<A: Adapter>() {

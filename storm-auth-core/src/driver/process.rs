@@ -23,12 +23,14 @@ impl<T: Clone> PerProcess<T> {
         Self(Mutex::new((process, value)))
     }
 
-    /// What `process` has; a child makes its own of its parent's the first time.
+    /// What `process` has; a child makes its own of its parent's the first time. The parent's is then left as it is and never
+    /// dropped here: its threads are gone, with what they had locked and what lay on their stacks.
     pub fn get(&self, process: u32, make: impl FnOnce(&T) -> T) -> T {
         // Both parts are set together, so a panic of `make` leaves what was there.
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if made.0 != process {
-            *made = (process, make(&made.1));
+            let own = make(&made.1);
+            core::mem::forget(core::mem::replace(&mut *made, (process, own)));
         }
         made.1.clone()
     }
