@@ -124,6 +124,15 @@ fn api_agent(api: &Api) -> ureq::Agent {
     if api.is_plain_http() { config.proxy(None) } else { config }.build().new_agent()
 }
 
+/// The connection broke before an answer came: as a rule one that was kept, and that the server closed in the same moment
+/// (R56). Which it was nobody tells.
+fn broke_off(error: &ureq::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+
+    matches!(error, ureq::Error::Io(error)
+        if [BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof].contains(&error.kind()))
+}
+
 fn uri(url: &str) -> Result<Uri, ConfigError> {
     url.parse().map_err(|_| ConfigError::malformed(Field::Target))
 }
@@ -190,6 +199,9 @@ impl StormRequest {
 
     /// Sends it without a body, with a valid token. When the API rejects the token, the request is sent once more with
     /// another one, if that can be had; the answer is the 401 otherwise. An answer of any status is `Ok`.
+    ///
+    /// A request of a safe method (GET, HEAD, OPTIONS) whose connection breaks before an answer is sent once more, too: the
+    /// server may have closed a kept connection in that moment. Others are not, since they may have been processed.
     ///
     /// # Errors
     /// A malformed request or target, no token, or an API call that brought no answer.
@@ -266,7 +278,11 @@ impl StormRequest {
         let token = tokens.token()?;
         let mut again = request.clone();
         api.authorize(request.headers_mut(), token.header(), application_id);
-        let response = run(&storm, request)?;
+        let once_more = (repeatable && request.method().is_safe()).then(|| request.clone());
+        let response = match (run(&storm, request), once_more) {
+            (Err(error), Some(once_more)) if broke_off(&error) => run(&storm, once_more)?,
+            (result, _) => result?,
+        };
         if !api.rejects_token(response.get_uri(), response.status(), response.headers()) {
             return Ok(response);
         }

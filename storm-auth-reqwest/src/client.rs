@@ -124,6 +124,12 @@ fn api_client(api: &Api) -> Result<reqwest::Client, reqwest::Error> {
     if api.is_plain_http() { client.no_proxy() } else { client }.build()
 }
 
+/// The connection broke before an answer came: as a rule one that was kept, and that the server closed in the same moment
+/// (R56). Which it was nobody tells.
+fn broke_off(error: &reqwest::Error) -> bool {
+    error.is_request() && !error.is_connect() && !error.is_timeout()
+}
+
 fn rejects(api: &Api, response: &Response) -> bool {
     let uri = response.url().as_str().parse::<Uri>();
     uri.is_ok_and(|uri| api.rejects_token(&uri, response.status(), response.headers()))
@@ -187,6 +193,9 @@ impl StormRequest {
     /// Sends it with a valid token. When the API rejects the token, the request is sent once more with another one, if its
     /// body can be repeated and another token can be had; the answer is the 401 otherwise. An answer of any status is `Ok`.
     ///
+    /// A request of a safe method (GET, HEAD, OPTIONS) whose connection breaks before an answer is sent once more, too: the
+    /// server may have closed a kept connection in that moment. Others are not, since they may have been processed.
+    ///
     /// # Errors
     /// A malformed request or target, no token, or an API call that brought no answer.
     pub async fn send(self) -> Result<Response, Error> {
@@ -202,7 +211,14 @@ impl StormRequest {
         let token = tokens.token().await?;
         let spare = request.try_clone();
         api.authorize(request.headers_mut(), token.header(), application_id);
-        let response = http.execute(request).await?;
+        let response = match (http.execute(request).await, &spare) {
+            (Err(error), Some(spare)) if broke_off(&error) && spare.method().is_safe() => {
+                let mut once_more = spare.try_clone().expect("what was cloned once can be cloned again");
+                api.authorize(once_more.headers_mut(), token.header(), application_id);
+                http.execute(once_more).await?
+            }
+            (result, _) => result?,
+        };
         if !rejects(api, &response) {
             return Ok(response);
         }
