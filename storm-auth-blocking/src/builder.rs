@@ -10,7 +10,7 @@ use ureq::Agent;
 use ureq::config::{Config, ConfigBuilder};
 use ureq::typestate::AgentScope;
 
-use crate::client::{StormClient, api_agent};
+use crate::client::StormClient;
 use crate::clock::Clock;
 use crate::driver::{Driver, OnEvent};
 use crate::error::Error;
@@ -104,7 +104,8 @@ impl Builder {
     }
 
     /// The agent of the API calls. Where a redirect takes the bearer is then up to that agent's settings; the default agent
-    /// follows none, and hands out a 3xx as the answer it is.
+    /// follows none, and hands out a 3xx as the answer it is. Nor is it this crate's to replace after a fork: a child needs
+    /// another one, since it would read its parent's answers over the idle connections of this one.
     pub fn api_agent(mut self, agent: Agent) -> Self {
         self.api_agent = Some(agent);
         self
@@ -118,7 +119,7 @@ impl Builder {
         let agent = self.api_agent.clone();
         let (tokens, api) = self.finish()?;
         let api = api.ok_or_else(|| ConfigError::missing(Field::ApiUrl))?;
-        Ok(StormClient::new(agent.unwrap_or_else(|| api_agent(&api)), api, tokens))
+        Ok(StormClient::new(agent, api, tokens))
     }
 
     /// Checks the settings and builds a provider of tokens alone; no API base is needed. Nothing is sent yet.

@@ -1,9 +1,11 @@
 //! The API client: a cached token, the application id, and one replay after a 401.
 
+use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header::CONTENT_TYPE};
+use storm_auth_core::driver::PerProcess;
 use storm_auth_core::{Api, ConfigError, Field, TokenId};
 use ureq::typestate::HttpCrateScope;
 use ureq::{AsSendBody, Body, ResponseExt, config::ConfigBuilder};
@@ -29,7 +31,7 @@ use crate::provider::TokenProvider;
 /// ```
 #[derive(Clone, Debug)]
 pub struct StormClient {
-    agent: ureq::Agent,
+    agent: Arc<ApiAgent>,
     api: Arc<Api>,
     tokens: TokenProvider,
 }
@@ -40,8 +42,20 @@ impl StormClient {
         Builder::default()
     }
 
-    pub(crate) fn new(agent: ureq::Agent, api: Api, tokens: TokenProvider) -> Self {
-        Self { agent, api: Arc::new(api), tokens }
+    /// With an agent of the caller's, or with the default one.
+    pub(crate) fn new(agent: Option<ureq::Agent>, api: Api, tokens: TokenProvider) -> Self {
+        let agent = match agent {
+            Some(theirs) => ApiAgent::Theirs(theirs),
+            None => ApiAgent::Ours(PerProcess::new(api_agent(&api), process::id())),
+        };
+        Self { agent: Arc::new(agent), api: Arc::new(api), tokens }
+    }
+
+    fn agent(&self) -> ureq::Agent {
+        match &*self.agent {
+            ApiAgent::Ours(agent) => agent.get(process::id(), |_| api_agent(&self.api)),
+            ApiAgent::Theirs(agent) => agent.clone(),
+        }
     }
 
     /// The tokens behind the calls.
@@ -96,11 +110,27 @@ impl StormClient {
     }
 }
 
+#[derive(Debug)]
+enum ApiAgent {
+    /// A forked child has one of its own: over its parent's idle connections it would read its parent's answers.
+    Ours(PerProcess<ureq::Agent>),
+    Theirs(ureq::Agent),
+}
+
 /// The default agent of the API calls. It follows no redirect, since the bearer goes only where it was sent (R45).
 /// Over plain http it takes no proxy that the environment names, which would read the bearer.
-pub(crate) fn api_agent(api: &Api) -> ureq::Agent {
+fn api_agent(api: &Api) -> ureq::Agent {
     let config = ureq::Agent::config_builder().max_redirects(0).timeout_connect(Some(Duration::from_secs(10)));
     if api.is_plain_http() { config.proxy(None) } else { config }.build().new_agent()
+}
+
+/// The connection broke before an answer came: as a rule one that was kept, and that the server closed in the same moment
+/// (R56). Which it was nobody tells.
+fn broke_off(error: &ureq::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+
+    matches!(error, ureq::Error::Io(error)
+        if [BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof].contains(&error.kind()))
 }
 
 fn uri(url: &str) -> Result<Uri, ConfigError> {
@@ -152,7 +182,7 @@ impl StormRequest {
         mut self,
         set: impl FnOnce(ConfigBuilder<HttpCrateScope<()>>) -> ConfigBuilder<HttpCrateScope<()>>,
     ) -> Self {
-        self.inner = self.inner.map(|request| set(self.storm.agent.configure_request(request)).build());
+        self.inner = self.inner.map(|request| set(self.storm.agent().configure_request(request)).build());
         self
     }
 
@@ -170,13 +200,16 @@ impl StormRequest {
     /// Sends it without a body, with a valid token. When the API rejects the token, the request is sent once more with
     /// another one, if that can be had; the answer is the 401 otherwise. An answer of any status is `Ok`.
     ///
+    /// A request of a safe method (GET, HEAD, OPTIONS) whose connection breaks before an answer is sent once more, too: the
+    /// server may have closed a kept connection in that moment. Others are not, since they may have been processed.
+    ///
     /// # Errors
     /// A malformed request or target, no token, or an API call that brought no answer.
     pub fn call(self) -> Result<Response<Body>, Error> {
         match self.inner.as_ref().map(Request::method) {
             // These have a body, be it empty.
             Ok(&Method::POST | &Method::PUT | &Method::PATCH) => self.send([]),
-            _ => self.exchange(|storm, request| storm.agent.run(request), true),
+            _ => self.exchange(|storm, request| storm.agent().run(request), true),
         }
     }
 
@@ -185,7 +218,7 @@ impl StormRequest {
     /// # Errors
     /// As [`call`](Self::call).
     pub fn send(self, body: impl AsRef<[u8]>) -> Result<Response<Body>, Error> {
-        self.exchange(|storm, request| storm.agent.run(request.map(|()| body.as_ref())), true)
+        self.exchange(|storm, request| storm.agent().run(request.map(|()| body.as_ref())), true)
     }
 
     /// Sends it with a JSON body; see [`call`](Self::call).
@@ -217,7 +250,7 @@ impl StormRequest {
         let mut body = Some(body);
         self.exchange(
             |storm, request| match body.take() {
-                Some(body) => storm.agent.run(request.map(|()| body)),
+                Some(body) => storm.agent().run(request.map(|()| body)),
                 None => unreachable!("a body that cannot be repeated is sent once"),
             },
             false,
@@ -237,15 +270,19 @@ impl StormRequest {
         repeatable: bool,
     ) -> Result<Response<Body>, Error> {
         let Self { storm, inner, application_id } = self;
-        let StormClient { agent, api, tokens } = &storm;
+        let StormClient { api, tokens, .. } = &storm;
         // Whatever the agent's own setting: an answer of any status is an answer.
-        let mut request = agent.configure_request(inner?).http_status_as_error(false).build();
+        let mut request = storm.agent().configure_request(inner?).http_status_as_error(false).build();
         // `with` may have put another one in its place.
         api.target(&request.uri().to_string())?;
         let token = tokens.token()?;
         let mut again = request.clone();
         api.authorize(request.headers_mut(), token.header(), application_id);
-        let response = run(&storm, request)?;
+        let once_more = (repeatable && request.method().is_safe()).then(|| request.clone());
+        let response = match (run(&storm, request), once_more) {
+            (Err(error), Some(once_more)) if broke_off(&error) => run(&storm, once_more)?,
+            (result, _) => result?,
+        };
         if !api.rejects_token(response.get_uri(), response.status(), response.headers()) {
             return Ok(response);
         }

@@ -5,9 +5,10 @@
 
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
+use std::process;
 use std::time::{Duration, Instant};
 
-use storm_auth_core::driver::{Board, Cell, Work};
+use storm_auth_core::driver::{Board, Cell, PerProcess, Work};
 use storm_auth_core::machine::{Acquire, OpId, Timeout, TokenRequest, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
@@ -23,7 +24,7 @@ pub(crate) type OnEvent = dyn Fn(&Event) + Send + Sync;
 pub(crate) struct Driver {
     board: Mutex<Board<Thread>>,
     clock: Clock,
-    transport: Arc<Transport>,
+    transport: PerProcess<Arc<Transport>>,
     on_event: Option<Arc<OnEvent>>,
 }
 
@@ -42,7 +43,8 @@ impl Driver {
     ) -> Arc<Self> {
         let lanes = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
         let board = Mutex::new(Board::new(machine, lanes));
-        Arc::new(Self { board, clock, transport: Arc::new(transport), on_event })
+        let transport = PerProcess::new(Arc::new(transport), process::id());
+        Arc::new(Self { board, clock, transport, on_event })
     }
 
     pub(crate) fn add_key(self: &Arc<Self>, key: Key) -> (KeyId, Arc<Cell>) {
@@ -132,7 +134,8 @@ impl Driver {
         };
         // Without a thread nothing keeps it warm, but the first call in its refresh time still refreshes it.
         let thread = thread::Builder::new().name("storm-auth-warm".into()).spawn(warm).ok();
-        KeepWarm { driver: self.clone(), key, stop, thread: thread.map(|thread| thread.thread().clone()) }
+        let thread = thread.map(|thread| thread.thread().clone());
+        KeepWarm { driver: self.clone(), key, stop, thread, process: process::id() }
     }
 
     /// Everything that touches the board: the lock is given back before anything else is done.
@@ -141,6 +144,7 @@ impl Driver {
             let mut board = self.lock();
             // Read under the lock, so that the machine never sees time go back.
             let now = self.clock.now();
+            board.in_process(process::id(), now);
             let result = act(&mut board, now);
             (result, board.take_work())
         };
@@ -171,7 +175,8 @@ impl Driver {
 
     fn launch(self: &Arc<Self>, send: TokenRequest) {
         let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op) };
-        let transport = self.transport.clone();
+        // A child has one of its own, since to end its requests it must not touch its parent's.
+        let transport = self.transport.get(process::id(), |parents| Arc::new(parents.another()));
         let observer = crate::observe::Observer::current();
         let fly = move || {
             observer.carry(|| {
@@ -186,7 +191,10 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.transport.cancel();
+        // In a child that sent nothing there is nothing to end.
+        if let Some(transport) = self.transport.own(process::id()) {
+            transport.cancel();
+        }
         self.lock().dismiss().into_iter().for_each(|thread| thread.unpark());
     }
 }
@@ -232,7 +240,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Refreshes a token in time without being called, for as long as this guard lives. It costs one sleeping thread.
+/// Refreshes a token in time without being called, for as long as this guard lives. It costs one sleeping thread, which a
+/// forked child has not: there the guard does nothing, and another one is needed.
 #[derive(Debug)]
 #[must_use = "the token is kept warm only while this guard lives"]
 pub struct KeepWarm {
@@ -240,10 +249,14 @@ pub struct KeepWarm {
     key: KeyId,
     stop: Arc<AtomicBool>,
     thread: Option<Thread>,
+    process: u32,
 }
 
 impl Drop for KeepWarm {
     fn drop(&mut self) {
+        if self.process != process::id() {
+            return; // the parent's: nothing is kept warm for it here
+        }
         self.stop.store(true, Ordering::Release);
         self.driver.command(|machine, now| machine.keep_cold(self.key, now));
         if let Some(thread) = &self.thread {

@@ -41,6 +41,14 @@
 //! included, and cannot be told not to. So `build` fails while a logger takes that; keep the target at debug, also in a process
 //! that changes its levels later.
 //!
+//! # Forks
+//!
+//! A process may fork while none of its threads is inside a call, or reports a request. The child serves the tokens that are
+//! cached, keeps to the gate and the budget that its parent knew, and sends requests of its own; what its parent has under way
+//! is none of its business, and neither closing nor dropping anything in the child touches it. Guards of
+//! [`keep_warm`](TokenProvider::keep_warm) do nothing in it. API calls go out over connections of its own, unless the agent is
+//! yours ([`Builder::api_agent`]).
+//!
 //! # Features
 //!
 //! `default` is `rustls`, `json` and `tracing`; `native-tls` and `gzip` are ureq's. With `tracing`, events have the target

@@ -25,9 +25,8 @@ pub(crate) type MakeAgent = Arc<dyn Fn(Config) -> Agent + Send + Sync>;
 /// Sends token requests, each over a connection of its own.
 pub(crate) struct Transport {
     agent: Agent,
+    make: MakeAgent,
     cancelled: AtomicBool,
-    /// The process that made it, and whose sockets it holds.
-    process: u32,
 }
 
 /// What the caller's settings start from.
@@ -80,7 +79,13 @@ impl Transport {
     /// The agent that `make` returns has to be a new one: [`cancel`](Self::cancel) shuts it down.
     pub(crate) fn new(settings: ConfigBuilder<AgentScope>, make: MakeAgent) -> Self {
         let agent = make(forced(settings));
-        Self { agent, cancelled: AtomicBool::new(false), process: std::process::id() }
+        Self { agent, make, cancelled: AtomicBool::new(false) }
+    }
+
+    /// Another one with the same settings.
+    pub(crate) fn another(&self) -> Self {
+        let agent = (self.make)(self.agent.config().clone());
+        Self { agent, make: self.make.clone(), cancelled: AtomicBool::new(false) }
     }
 
     /// Sends a request and reads the whole answer, whatever its status.
@@ -97,13 +102,11 @@ impl Transport {
     }
 
     /// Ends the requests under way, and fails later ones. They end at once; a name look-up or a TCP connect that is under way
-    /// ends by its own timeout.
+    /// ends by its own timeout, and an answer that comes without pause and without end, in interim answers or trailers, by the
+    /// request's patience: a socket that is shut down still brings what is sent.
     pub(crate) fn cancel(&self) {
-        // A forked child that did this would cut its parent's connections, or wait for a lock that nobody gives back.
-        if self.process == std::process::id() {
-            self.cancelled.store(true, Ordering::Release);
-            self.agent.clone().shutdown();
-        }
+        self.cancelled.store(true, Ordering::Release);
+        self.agent.clone().shutdown();
     }
 
     fn exchange(

@@ -414,3 +414,29 @@ fn r49_a_refresh_that_nobody_took_is_taken_by_the_next_reader_of_its_cell() {
     assert_eq!(board.take_work().sends.front().map(|send| send.key), Some(shop));
     assert!(cell.token(0, at(485_002)).is_some(), "and the others are served");
 }
+
+#[test]
+fn r54_a_board_in_a_child_wakes_nobody_of_its_parents_and_serves_on() {
+    let mut desk = Desk::with_token(600);
+    desk.board.in_process(1, desk.now);
+    let other = desk.board.add_key(key("erp"), desk.now).0;
+    let Acquire::Wait(waiter) = desk.board.acquire(other, None, desk.now) else { panic!("erp has no token") };
+    assert!(desk.board.poll_wait(waiter, 7).is_none());
+    desk.board.look_on(8, |one, other| one == other);
+    // Reader and claim of the parent's, in mid-call.
+    desk.at(450_000);
+    assert_eq!(desk.read(), None);
+    // The same process changes nothing.
+    desk.board.in_process(1, desk.now);
+    assert_eq!(desk.work().sends.len(), 1);
+
+    desk.board.in_process(2, desk.now);
+    let work = desk.work();
+    assert!(work.wakes.is_empty() && work.sends.is_empty(), "{work:?}");
+    assert_eq!(desk.board.poll_timeout(), None);
+    assert_eq!(desk.board.poll_wait(waiter, 9).unwrap().unwrap_err(), AcquireError::DeadlineExceeded);
+    // One reader asks again, and the others are served.
+    assert_eq!((0..100).filter(|_| desk.read().is_none()).count(), 1);
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    assert_eq!(desk.work().sends.len(), 1);
+}

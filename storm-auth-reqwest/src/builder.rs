@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use storm_auth_core::{Api, Config, ConfigError, Event, Field, Machine, Settings};
 
-use crate::client::{StormClient, api_client};
+use crate::client::StormClient;
 use crate::clock::Clock;
 use crate::driver::{Driver, OnEvent, Runway};
 use crate::error::Error;
@@ -91,14 +91,15 @@ impl Builder {
     }
 
     /// The client of the API calls. Where a redirect takes the bearer is then up to that client's policy; the default client
-    /// follows none, and hands out a 3xx as the answer it is.
+    /// follows none, and hands out a 3xx as the answer it is. Nor is it this crate's to replace after a fork: a child needs
+    /// another one, since nobody drives the idle connections of this one there.
     pub fn api_client(mut self, client: reqwest::Client) -> Self {
         self.api_client = Some(client);
         self
     }
 
     /// Runs token requests as tasks of this runtime instead of on short-lived threads of their own. It saves a thread per
-    /// request, and makes every caller depend on that runtime being driven.
+    /// request, and makes every caller depend on that runtime being driven. A forked child has not that runtime, and uses threads.
     pub fn flights_on(mut self, runtime: tokio::runtime::Handle) -> Self {
         self.runtime = Some(runtime);
         self
@@ -112,8 +113,7 @@ impl Builder {
         let api_http = self.api_client.clone();
         let (tokens, api) = self.finish()?;
         let api = api.ok_or_else(|| ConfigError::missing(Field::ApiUrl))?;
-        let http = api_http.map_or_else(|| api_client(&api), Ok)?;
-        Ok(StormClient::new(http, api, tokens))
+        Ok(StormClient::new(api_http, api, tokens)?)
     }
 
     /// Checks the settings and builds a provider of tokens alone; no API base is needed. Nothing is sent yet.

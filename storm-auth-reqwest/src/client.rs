@@ -1,10 +1,12 @@
 //! The API client: a cached token, the application id, and one replay after a 401.
 
+use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri, header::CONTENT_LENGTH};
 use reqwest::{RequestBuilder, Response, redirect};
+use storm_auth_core::driver::PerProcess;
 use storm_auth_core::{Api, TokenId};
 
 use crate::builder::Builder;
@@ -28,7 +30,7 @@ use crate::provider::TokenProvider;
 /// ```
 #[derive(Clone, Debug)]
 pub struct StormClient {
-    http: reqwest::Client,
+    http: Arc<ApiClient>,
     api: Arc<Api>,
     tokens: TokenProvider,
 }
@@ -39,8 +41,23 @@ impl StormClient {
         Builder::default()
     }
 
-    pub(crate) fn new(http: reqwest::Client, api: Api, tokens: TokenProvider) -> Self {
-        Self { http, api: Arc::new(api), tokens }
+    /// With a client of the caller's, or with the default one.
+    pub(crate) fn new(http: Option<reqwest::Client>, api: Api, tokens: TokenProvider) -> Result<Self, reqwest::Error> {
+        let http = match http {
+            Some(theirs) => ApiClient::Theirs(theirs),
+            None => ApiClient::Ours(PerProcess::new(api_client(&api)?, process::id())),
+        };
+        Ok(Self { http: Arc::new(http), api: Arc::new(api), tokens })
+    }
+
+    fn http(&self) -> reqwest::Client {
+        match &*self.http {
+            // What could be built once can be built again; if not, the parent's is better than none.
+            ApiClient::Ours(http) => {
+                http.get(process::id(), |parents| api_client(&self.api).unwrap_or_else(|_| parents.clone()))
+            }
+            ApiClient::Theirs(http) => http.clone(),
+        }
     }
 
     /// The tokens behind the calls.
@@ -76,7 +93,7 @@ impl StormClient {
     /// Any other method; see [`get`](Self::get).
     pub fn request(&self, method: Method, path: impl AsRef<str>) -> StormRequest {
         let inner = match self.api.target(path.as_ref()) {
-            Ok(url) => Ok(self.http.request(method, url)),
+            Ok(url) => Ok(self.http().request(method, url)),
             Err(error) => Err(error.into()),
         };
         StormRequest { storm: self.clone(), inner, application_id: None }
@@ -93,11 +110,24 @@ impl StormClient {
     }
 }
 
+#[derive(Debug)]
+enum ApiClient {
+    /// A forked child has one of its own: nobody there drives its parent's idle connections.
+    Ours(PerProcess<reqwest::Client>),
+    Theirs(reqwest::Client),
+}
+
 /// The default client of the API calls. It follows no redirect, since the bearer goes only where it was sent (R45).
 /// Over plain http it takes no proxy that the environment names, which would read the bearer.
-pub(crate) fn api_client(api: &Api) -> Result<reqwest::Client, reqwest::Error> {
+fn api_client(api: &Api) -> Result<reqwest::Client, reqwest::Error> {
     let client = reqwest::Client::builder().redirect(redirect::Policy::none()).connect_timeout(Duration::from_secs(10));
     if api.is_plain_http() { client.no_proxy() } else { client }.build()
+}
+
+/// The connection broke before an answer came: as a rule one that was kept, and that the server closed in the same moment
+/// (R56). Which it was nobody tells.
+fn broke_off(error: &reqwest::Error) -> bool {
+    error.is_request() && !error.is_connect() && !error.is_timeout()
 }
 
 fn rejects(api: &Api, response: &Response) -> bool {
@@ -163,11 +193,14 @@ impl StormRequest {
     /// Sends it with a valid token. When the API rejects the token, the request is sent once more with another one, if its
     /// body can be repeated and another token can be had; the answer is the 401 otherwise. An answer of any status is `Ok`.
     ///
+    /// A request of a safe method (GET, HEAD, OPTIONS) whose connection breaks before an answer is sent once more, too: the
+    /// server may have closed a kept connection in that moment. Others are not, since they may have been processed.
+    ///
     /// # Errors
     /// A malformed request or target, no token, or an API call that brought no answer.
     pub async fn send(self) -> Result<Response, Error> {
         let Self { storm, inner, application_id } = self;
-        let StormClient { http, api, tokens } = &storm;
+        let (http, StormClient { api, tokens, .. }) = (storm.http(), &storm);
         let mut request = inner?.build()?;
         // `with` may have moved it.
         api.target(request.url().as_str())?;
@@ -178,7 +211,14 @@ impl StormRequest {
         let token = tokens.token().await?;
         let spare = request.try_clone();
         api.authorize(request.headers_mut(), token.header(), application_id);
-        let response = http.execute(request).await?;
+        let response = match (http.execute(request).await, &spare) {
+            (Err(error), Some(spare)) if broke_off(&error) && spare.method().is_safe() => {
+                let mut once_more = spare.try_clone().expect("what was cloned once can be cloned again");
+                api.authorize(once_more.headers_mut(), token.header(), application_id);
+                http.execute(once_more).await?
+            }
+            (result, _) => result?,
+        };
         if !rejects(api, &response) {
             return Ok(response);
         }

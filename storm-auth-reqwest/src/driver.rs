@@ -8,13 +8,14 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::pin;
+use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use storm_auth_core::driver::{Board, Cell, Work};
+use storm_auth_core::driver::{Board, Cell, PerProcess, Work};
 use storm_auth_core::machine::{Acquire, OpId, Timeout, TokenRequest, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
@@ -40,8 +41,11 @@ pub(crate) struct Driver {
     transport: Transport,
     runway: Runway,
     on_event: Option<Arc<OnEvent>>,
-    /// Closed when the driver goes: flights end then, with their sockets.
-    hang_up: watch::Sender<()>,
+    /// Closed when the driver goes: flights end then, with their sockets. A child has one of its own, since its parent's is
+    /// linked to what lay on the stacks of its parent's flights.
+    hang_up: PerProcess<Arc<watch::Sender<()>>>,
+    /// The process that made it, in which alone the runtime of the runway runs.
+    process: u32,
 }
 
 impl fmt::Debug for Driver {
@@ -60,7 +64,13 @@ impl Driver {
     ) -> Arc<Self> {
         let lanes = thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
         let board = Mutex::new(Board::new(machine, lanes));
-        Arc::new(Self { board, clock, transport, runway, on_event, hang_up: watch::Sender::new(()) })
+        let process = process::id();
+        let hang_up = PerProcess::new(Arc::new(watch::Sender::new(())), process);
+        Arc::new(Self { board, clock, transport, runway, on_event, hang_up, process })
+    }
+
+    fn hang_up(&self) -> Arc<watch::Sender<()>> {
+        self.hang_up.get(process::id(), |_| Arc::new(watch::Sender::new(())))
     }
 
     pub(crate) fn add_key(self: &Arc<Self>, key: Key) -> (KeyId, Arc<Cell>) {
@@ -150,7 +160,8 @@ impl Driver {
         };
         // Without a thread nothing keeps it warm, but the first call in its refresh time still refreshes it.
         let thread = thread::Builder::new().name("storm-auth-warm".into()).spawn(warm).ok();
-        KeepWarm { driver: self.clone(), key, stop, thread: thread.map(|thread| thread.thread().clone()) }
+        let thread = thread.map(|thread| thread.thread().clone());
+        KeepWarm { driver: self.clone(), key, stop, thread, process: process::id() }
     }
 
     /// Everything that touches the board: the lock is given back before anything else is done.
@@ -159,6 +170,7 @@ impl Driver {
             let mut board = self.lock();
             // Read under the lock, so that the machine never sees time go back.
             let now = self.clock.now();
+            board.in_process(process::id(), now);
             let result = act(&mut board, now);
             (result, board.take_work())
         };
@@ -189,7 +201,7 @@ impl Driver {
 
     fn launch(self: &Arc<Self>, send: TokenRequest) {
         let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op) };
-        let (transport, mut hang_up) = (self.transport.clone(), self.hang_up.subscribe());
+        let (transport, mut hang_up) = (self.transport.clone(), self.hang_up().subscribe());
         let request = async move {
             let mut answer = pin!(transport.send(send));
             let mut hung_up = pin!(hang_up.changed());
@@ -200,10 +212,10 @@ impl Driver {
             .await
         };
         match &self.runway {
-            Runway::Runtime(runtime) => {
+            Runway::Runtime(runtime) if self.process == process::id() => {
                 runtime.spawn(async move { flight.land(request.await) });
             }
-            Runway::OwnThreads => {
+            _ => {
                 let observer = crate::observe::Observer::current();
                 let fly = move || {
                     observer.carry(|| match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -225,6 +237,8 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        // So that a child closes its own, and leaves its parent's alone.
+        drop(self.hang_up());
         self.lock().dismiss().into_iter().for_each(Waker::wake);
     }
 }
@@ -271,7 +285,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Refreshes a token in time without being called, for as long as this guard lives. It costs one sleeping thread.
+/// Refreshes a token in time without being called, for as long as this guard lives. It costs one sleeping thread, which a
+/// forked child has not: there the guard does nothing, and another one is needed.
 #[derive(Debug)]
 #[must_use = "the token is kept warm only while this guard lives"]
 pub struct KeepWarm {
@@ -279,10 +294,14 @@ pub struct KeepWarm {
     key: KeyId,
     stop: Arc<AtomicBool>,
     thread: Option<Thread>,
+    process: u32,
 }
 
 impl Drop for KeepWarm {
     fn drop(&mut self) {
+        if self.process != process::id() {
+            return; // the parent's: nothing is kept warm for it here
+        }
         self.stop.store(true, Ordering::Release);
         self.driver.command(|machine, now| machine.keep_cold(self.key, now));
         if let Some(thread) = &self.thread {

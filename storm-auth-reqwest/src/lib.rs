@@ -44,6 +44,14 @@
 //! runtime alive without driving it, and calls the API from another one, gives each its own client ([`Builder::api_client`]) with
 //! [`Builder::share_limiter`] for the tokens.
 //!
+//! # Forks
+//!
+//! A process may fork while none of its threads is inside a call, or reports a request. The child serves the tokens that are
+//! cached, keeps to the gate and the budget that its parent knew, and sends requests of its own; what its parent has under way
+//! is none of its business, and neither closing nor dropping anything in the child touches it. Guards of
+//! [`keep_warm`](TokenProvider::keep_warm) do nothing in it. API calls go out over connections of its own, unless the client is
+//! yours ([`Builder::api_client`]). A tokio runtime does not survive a fork either: the child builds another one.
+//!
 //! # Features
 //!
 //! `default` is reqwest's default, `json`, `query` and `tracing`. Without default features there is no TLS; choose one of

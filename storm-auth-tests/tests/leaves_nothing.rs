@@ -9,6 +9,7 @@ mod face;
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use face::{Adapter, OverReqwest, OverUreq, PATIENCE, Setup, get, until};
+use storm_auth_core::Settings;
 use storm_auth_tests::emulator::{At, Emulator, Endpoint, Fault, Limiter};
 
 /// The process's threads, by number and name.
@@ -39,13 +40,47 @@ fn r55_when_the_last_handle_goes_nothing_stays() {
     // The runtime of the suite, the emulator's key, and what else is made once.
     scenes::<OverReqwest>(&emulator);
     scenes::<OverUreq>(&emulator);
+    futures(&emulator);
     let before = (threads(), files());
     for _ in 0..3 {
         scenes::<OverReqwest>(&emulator);
         assert_nothing(&emulator, &before);
         scenes::<OverUreq>(&emulator);
         assert_nothing(&emulator, &before);
+        futures(&emulator);
+        assert_nothing(&emulator, &before);
     }
+}
+
+/// Futures that are dropped in mid-flight, with their runtime, and one that never runs again.
+fn futures(emulator: &Emulator) {
+    emulator.fail(Endpoint::Token, Fault::Stall(At::Headers));
+    let requests = emulator.token_requests();
+    let tokens = Setup::<OverReqwest>::at(emulator).tokens();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let waiting = [(); 3].map(|()| {
+        let tokens = tokens.clone();
+        runtime.spawn(async move { tokens.token().await.map(drop) })
+    });
+    runtime.block_on(async {
+        while emulator.token_requests() == requests {
+            tokio::task::yield_now().await;
+        }
+        waiting[1].abort();
+    });
+    drop(runtime);
+    drop(tokens);
+    drop(waiting);
+    // Requests that are tasks of a runtime go with their provider, too.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let builder = OverReqwest::builder(Setup::at(emulator)).flights_on(runtime.handle().clone());
+    let tokens = builder.build_tokens().unwrap();
+    runtime.block_on(async {
+        tokens.token_within(Duration::from_millis(20)).await.unwrap_err();
+        drop(tokens);
+    });
+    drop(runtime);
+    emulator.heal(Endpoint::Token);
 }
 
 fn assert_nothing(emulator: &Emulator, before: &(BTreeMap<String, String>, usize)) {
@@ -76,6 +111,35 @@ fn scenes<A: Adapter>(emulator: &Emulator) {
         drop(tokens);
         drop(warm);
     }
+    // Whatever the answer is, and whether there is one.
+    let answers = [
+        Fault::html(502),
+        Fault::status(429),
+        Fault::json(400, r#"{"error":"invalid_client"}"#),
+        Fault::redirect(307, "http://127.0.0.1:1/"),
+        Fault::Reset(At::Headers),
+        Fault::Reset(At::Body),
+        Fault::Oversize,
+        Fault::Encoded,
+        Fault::Outage,
+    ];
+    for fault in answers {
+        emulator.fail(Endpoint::Token, fault);
+        let tokens = Setup::<A>::at(emulator).tokens();
+        let warm = A::keep_warm(&tokens);
+        A::token_within(&tokens, Duration::from_secs(5)).unwrap_err();
+        A::close(&tokens, PATIENCE).unwrap();
+        drop((warm, tokens));
+    }
+    let refused = Setup::<A>::at(emulator).set(|settings| settings.token_url("http://127.0.0.1:9/token")).tokens();
+    A::token(&refused).unwrap_err();
+    drop(refused);
+    // Many callers who give up while it stalls.
+    emulator.fail(Endpoint::Token, Fault::Stall(At::Headers));
+    let impatient = |settings: Settings| settings.caller_deadline(Duration::from_millis(20));
+    let tokens = Setup::<A>::at(emulator).set(impatient).tokens();
+    assert!(A::tokens_at_once(&tokens, 20).iter().all(Result::is_err));
+    drop(tokens);
     // Kept warm, and forgotten by its guard before the provider goes.
     let tokens = Setup::<A>::at(emulator).tokens();
     drop(A::keep_warm(&tokens));

@@ -9,20 +9,37 @@
 #[allow(dead_code, reason = "this suite needs a part of it")]
 #[path = "adapters/face.rs"]
 mod face;
+#[allow(dead_code, reason = "this suite needs a part of it")]
+#[path = "adapters/peers.rs"]
+mod peers;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt::{self, Write as _},
+    fs,
+    path::Path,
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use base64::Engine as _;
+
 use face::{
-    Adapter, Events, Failed, OverReqwest, OverUreq, PATIENCE, Payload, Setup, TokenClient, get, named_url, request,
+    Adapter, Events, Failed, OverReqwest, OverUreq, PATIENCE, Payload, Setup, TokenClient, get, named_url, pass,
+    request, until,
 };
-use http::{HeaderMap, Method};
-use storm_auth_core::{Budget, Credentials};
+use http::{HeaderMap, Method, Response};
+use peers::{Scripted, Step, say as said};
+use storm_auth_core::driver::{Board, PerProcess};
+use storm_auth_core::machine::Output;
+use storm_auth_core::wire::{challenge::bearer_error, response::ResponseBody, response::read_response};
+use storm_auth_core::{
+    Budget, Cause, Credentials, Failure, FailureKind, HttpHosts, Machine, Now, Policy, Settings, Token,
+};
 use storm_auth_tests::emulator::{At, Emulator, Endpoint, Fault, Limiter};
 
 /// The scene that a child plays, by the name of its adapter.
@@ -58,15 +75,141 @@ fn r58_r59_nothing_shows_a_secret_over_ureq() {
     assert_clean("ureq", &["log ureq::run", "log ureq_proto"]);
 }
 
-/// How eight bytes may be written: as they are, in hexadecimal, together or in pairs, and as a list.
-fn shapes(window: &[u8]) -> [Vec<u8>; 4] {
+/// How eight bytes may be written: as they are, in hexadecimal, together or in pairs, percent-encoded, and as lists.
+fn shapes(window: &[u8]) -> [Vec<u8>; 7] {
     let hex: Vec<String> = window.iter().map(|byte| format!("{byte:02x}")).collect();
     let pairs: Vec<String> = hex.chunks(2).map(<[String]>::concat).collect();
+    let percent: String = hex.iter().map(|byte| format!("%{byte}")).collect();
     let list: Vec<String> = window.iter().map(u8::to_string).collect();
-    [window.to_vec(), hex.concat().into_bytes(), pairs.join(" ").into_bytes(), list.join(", ").into_bytes()]
+    let upper = percent.to_ascii_uppercase();
+    let texts = [hex.concat(), pairs.join(" "), percent, upper, list.join(", "), hex.join(", ")];
+    let [together, pairs, percent, upper, list, hex] = texts.map(String::into_bytes);
+    [window.to_vec(), together, pairs, percent, upper, list, hex]
 }
 
-fn assert_clean(scene: &str, heard: &[&str]) {
+/// Everything that must not stand in a line: what eight bytes may look like, and eleven letters of what base64 makes of the whole,
+/// wherever in its groups of three bytes it begins.
+fn forbidden(canary: &str) -> BTreeMap<usize, HashSet<Vec<u8>>> {
+    let mut forbidden: Vec<Vec<u8>> = canary.as_bytes().windows(8).flat_map(shapes).collect();
+    for skipped in 0..3 {
+        for engine in [&base64::engine::general_purpose::STANDARD, &base64::engine::general_purpose::URL_SAFE] {
+            let encoded = engine.encode(&canary[skipped..]);
+            forbidden.extend(encoded.trim_end_matches('=').as_bytes().windows(11).map(<[u8]>::to_vec));
+        }
+    }
+    let mut by_length = BTreeMap::<usize, HashSet<Vec<u8>>>::new();
+    for part in forbidden {
+        by_length.entry(part.len()).or_default().insert(part);
+    }
+    by_length
+}
+
+#[test]
+fn r58_every_shape_of_a_canary_is_found() {
+    let forbidden = forbidden(&secret());
+    let part = &secret()[100..130];
+    let percent: String = part.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let hex: String = part.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let base64 = base64::engine::general_purpose::STANDARD.encode(format!("shop:{part}"));
+    for shown in [part.to_owned(), percent, hex, base64, format!("{:?}", part.as_bytes())] {
+        assert!(shows(&forbidden, &format!("x {shown} y")), "{shown}");
+    }
+    assert!(!shows(&forbidden, &format!("{} {}", &part[..7], token())));
+}
+
+fn shows(forbidden: &BTreeMap<usize, HashSet<Vec<u8>>>, line: &str) -> bool {
+    forbidden.iter().any(|(length, parts)| line.as_bytes().windows(*length).any(|part| parts.contains(part)))
+}
+
+/// Public types that no scene shows, and why they need not be.
+const HOLD_NO_TEXT: [(&str, &str); 22] = [
+    ("Activity", "names"),
+    ("BodyTooLarge", "empty"),
+    ("Class", "names"),
+    ("Diagnostic", "names"),
+    ("FailureKind", "names"),
+    ("Field", "names"),
+    ("KeyId", "a number"),
+    ("Malformed", "names; the member's is a literal"),
+    ("Moment", "numbers"),
+    ("Mono", "a number"),
+    ("OpId", "a number"),
+    ("Reason", "names"),
+    ("RetryAfter", "a span"),
+    ("Severity", "names"),
+    ("Stage", "names"),
+    ("Timeout", "a number and a name"),
+    ("TimeoutReason", "names"),
+    ("TokenFault", "names"),
+    ("TokenFuture", "a boxed future, which has no Debug"),
+    ("Unix", "a number"),
+    ("WaiterId", "a number"),
+    ("Now", "numbers"),
+];
+
+/// The public types of a crate, as its sources name them.
+fn public_types(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            public_types(&path, found);
+        } else {
+            let source = fs::read_to_string(&path).unwrap();
+            let named = source.lines().filter_map(|line| {
+                let rest = ["pub struct ", "pub enum ", "pub type ", "pub union "]
+                    .iter()
+                    .find_map(|kind| line.trim().strip_prefix(kind))?;
+                rest.split(|character: char| !character.is_alphanumeric()).next()
+            });
+            found.extend(named.map(str::to_owned));
+        }
+    }
+}
+
+/// A type that is new has to be shown in a scene, or to be listed with a reason.
+#[test]
+fn r58_every_public_type_is_shown_in_a_scene() {
+    let output = ["core", "reqwest", "ureq"].map(played).concat();
+    let shown: BTreeSet<&str> = output
+        .lines()
+        .filter_map(|line| line.strip_prefix("our type "))
+        .flat_map(|name| name.split(|character: char| !(character.is_alphanumeric() || character == '_')))
+        .collect();
+    let exempt = BTreeMap::from(HOLD_NO_TEXT);
+    let mut all = BTreeSet::new();
+    for (folder, least) in [("storm-auth-core", 50), ("storm-auth-reqwest", 8), ("storm-auth-blocking", 8)] {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(folder).join("src");
+        let mut types = BTreeSet::new();
+        public_types(&sources, &mut types);
+        assert!(types.len() >= least, "{types:?}");
+        let missing: Vec<_> =
+            types.iter().filter(|name| !shown.contains(name.as_str()) && !exempt.contains_key(name.as_str())).collect();
+        assert!(missing.is_empty(), "no scene shows these types of {folder}: {missing:?}");
+        all.append(&mut types);
+    }
+    let gone: Vec<_> = exempt.keys().filter(|name| !all.contains(**name) || shown.contains(**name)).collect();
+    assert!(gone.is_empty(), "these need no exemption: {gone:?}");
+}
+
+#[test]
+fn r58_nothing_of_the_core_shows_a_secret() {
+    assert_clean("core", &[]);
+}
+
+/// What a scene prints. It is played once for all tests.
+fn played(scene: &str) -> &'static str {
+    static CORE: LazyLock<String> = LazyLock::new(|| play_apart("core"));
+    static REQWEST: LazyLock<String> = LazyLock::new(|| play_apart("reqwest"));
+    static UREQ: LazyLock<String> = LazyLock::new(|| play_apart("ureq"));
+    match scene {
+        "core" => &CORE,
+        "reqwest" => &REQWEST,
+        _ => &UREQ,
+    }
+}
+
+/// What a scene prints, played by a process of its own.
+fn play_apart(scene: &str) -> String {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "a_scene_for_the_other_tests", "--nocapture"])
         .env(SCENE, scene)
@@ -74,18 +217,21 @@ fn assert_clean(scene: &str, heard: &[&str]) {
         .output()
         .unwrap();
     let output = format!("{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
-    assert!(child.status.success(), "{output}");
+    assert!(child.status.success() && output.contains("the scene is over"), "{output}");
+    output
+}
+
+fn assert_clean(scene: &str, heard: &[&str]) {
+    let output = played(scene);
     // The ears are open.
-    let ours = ["our event Granted", "our error", "trace storm_auth", "the caller's own panic", "the scene is over"];
-    for sign in ours.iter().chain(heard) {
+    let adapters = ["our event Granted", "our error", "trace storm_auth", "the caller's own panic"];
+    for sign in adapters.iter().filter(|_| scene != "core").chain(heard) {
         assert!(output.contains(sign), "{sign:?} was not heard: {output}");
     }
     for (name, canary) in [("secret", secret()), ("token", token())] {
-        let shapes: BTreeSet<Vec<u8>> = canary.as_bytes().windows(8).flat_map(shapes).collect();
-        let lengths: BTreeSet<_> = shapes.iter().map(Vec::len).collect();
+        let forbidden = forbidden(&canary);
         for line in output.lines() {
-            let shown = lengths.iter().any(|length| line.as_bytes().windows(*length).any(|part| shapes.contains(part)));
-            assert!(!shown, "eight bytes of the {name} are shown: {line}");
+            assert!(!shows(&forbidden, line), "eight bytes of the {name} are shown: {line}");
         }
         // How long they are is not ours to tell either.
         for line in output.lines().filter(|line| line.starts_with("our ") || line.starts_with("trace storm_auth")) {
@@ -113,8 +259,20 @@ fn a_scene_for_the_other_tests() {
     log::set_logger(&Ears).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
     match scene.as_str() {
-        "reqwest" => play::<OverReqwest>(),
-        "ureq" => play::<OverUreq>(),
+        "core" => play_core(),
+        "reqwest" => {
+            play::<OverReqwest>();
+            let emulator = Emulator::start();
+            say("fake", &storm_auth_reqwest::FakeTokens::new([Ok(Token::fake(&token()))]));
+            let request = Setup::<OverReqwest>::at(&emulator).client().get("/a").with(|call| call.bearer_auth(token()));
+            say("request", &request);
+        }
+        "ureq" => {
+            play::<OverUreq>();
+            let emulator = Emulator::start();
+            say("fake", &storm_auth_blocking::FakeTokens::new([Ok(Token::fake(&token()))]));
+            say("request", &Setup::<OverUreq>::at(&emulator).client().get("/a"));
+        }
         _ => {
             GREEDY.store(true, Ordering::Relaxed);
             let error = OverUreq::build_tokens(Setup::at(&Emulator::start())).unwrap_err();
@@ -185,13 +343,15 @@ impl tracing::field::Visit for Fields {
     }
 }
 
-fn say(what: &str, value: &(impl fmt::Debug + ?Sized)) {
+fn say<T: fmt::Debug + ?Sized>(what: &str, value: &T) {
+    println!("our type {}", std::any::type_name::<T>());
     println!("our {what} {value:?}");
     println!("our {what} {value:#?}");
 }
 
 fn say_error(error: &Failed) {
     println!("our error {}", error.text);
+    println!("our type of the adapter's Error\nour error {}", error.debug);
     say("error", error);
     if let Some(error) = &error.acquire {
         println!("our error {error}");
@@ -288,7 +448,125 @@ fn play<A: Adapter>() {
     say("tokens", &A::for_credentials(&tokens, Credentials::new("erp", secret).unwrap()));
     let pasted = format!("{token}\n");
     say("error", &Credentials::new("shop", pasted).unwrap_err());
+    let warm = A::keep_warm(&tokens);
+    say("guard", &warm);
+    say("clock", &clock);
+    say("counters", &A::counters(&tokens));
+    say("key's status", &A::key_status(&tokens));
+    say("rejection", &A::invalidate(&tokens, held.id()));
+    drop(warm);
     A::close(&tokens, PATIENCE).unwrap();
+    say_error(&A::token(&tokens).unwrap_err());
+
+    // No HTTP, or not for long, and silence; each repeats what it was sent.
+    let secret = crate::secret();
+    let broken = [
+        format!("SSH-2.0 {secret} {token}\r\n"),
+        format!("HTTP/1.1 400 {secret}\r\n\r\n"),
+        format!("HTTP/1.1 200 OK\r\n{secret} {token}: x\r\n\r\n"),
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {secret}\r\n\r\n{token}"),
+        format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{token}\r\n{secret}"),
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n{{\"access_token\":\"{token}\",\"x\":\"{secret}"),
+    ];
+    for text in broken {
+        let peer = Scripted::start([vec![Step::Hear, said(text), Step::Close]]);
+        let url = format!("{}/token", peer.url());
+        say_error(&A::token(&setup().set(|settings| settings.token_url(url)).tokens()).unwrap_err());
+    }
+    let silent = Scripted::start([vec![Step::Hear, said(format!("HTTP/1.1 200 OK\r\nx: {token}"))]]);
+    let url = format!("{}/token", silent.url());
+    let tokens = setup().set(|settings| settings.token_url(url)).tokens();
+    std::thread::scope(|scope| {
+        let caller = scope.spawn(|| A::token_within(&tokens, Duration::from_secs(600)));
+        until("the request", || silent.heard() == 1);
+        pass::<A>(&clock, &tokens, Duration::from_secs(61));
+        say_error(&caller.join().unwrap().unwrap_err());
+    });
+}
+
+/// What a driver of one's own meets: every part of the core that a secret or a token comes through.
+fn play_core() {
+    let (secret, token) = (secret(), token());
+    let now = Now::from_millis(1_000_000, 1_700_000_000_000);
+    let config = Settings::new()
+        .environment(storm_auth_core::Environment::storm_lab())
+        .credentials(Credentials::new("shop", secret.clone()).unwrap())
+        .check()
+        .unwrap();
+    say("config", &config);
+    say("key", &config.key);
+    say("credentials", config.key.credentials());
+    say("secret", config.key.credentials().secret());
+    say("url", config.key.token_url());
+    say("scope", config.key.scope());
+    say("api", &config.api);
+    say("API's url", &storm_auth_core::ApiUrl::parse("https://api.storm.io/x", &HttpHosts::default()));
+    say("origin", &storm_auth_core::ApiUrl::parse("https://api.storm.io/x", &HttpHosts::default()).unwrap().origin());
+    say("hosts", &HttpHosts::default());
+    say("environment", &storm_auth_core::Environment::storm_lab());
+    say("policy", &Policy::default());
+    say("budget", &Policy::default().budget);
+    say("pasted", &Credentials::new("shop", format!("{secret}\n")));
+    say("per process", &PerProcess::new(config.key.clone(), 1));
+
+    let answers = [
+        (200, format!(r#"{{"access_token":"{token}","expires_in":600,"scope":"{secret}"}}"#)),
+        (400, format!(r#"{{"error":"invalid_client","error_description":"{secret}"}}"#)),
+        (502, format!("{secret} {token}")),
+    ];
+    for (status, text) in answers {
+        let mut machine = Machine::new(config.policy.clone(), 7);
+        let key = machine.add_key(config.key.clone(), now);
+        say("acquire", &machine.acquire(key, None, now));
+        let mut body = ResponseBody::new();
+        body.push(text.as_bytes()).unwrap();
+        let response = Response::builder().status(status).header("retry-after", &secret).body(body).unwrap();
+        say("body", response.body());
+        let answer = read_response(&response, &[secret.as_bytes(), token.as_bytes()], Duration::from_secs(1));
+        say("answer", &answer);
+        say("outcome", &answer.outcome);
+        match &answer.outcome {
+            storm_auth_core::wire::response::Outcome::Granted(grant) => {
+                say("grant", grant);
+                say("access token", &grant.access_token);
+            }
+            storm_auth_core::wire::response::Outcome::Refused(refusal) => {
+                say("refusal", refusal);
+                say("OAuth error", &refusal.error);
+            }
+        }
+        while let Some(output) = machine.poll_output() {
+            say("output", &output);
+            let Output::Perform(action) = output else { continue };
+            say("action", &action);
+            let storm_auth_core::machine::Action::Send(send) = action;
+            say("request", &send);
+            say("form", send.request.body());
+            machine.handle_response(send.op, &response, now);
+        }
+        say("peek", &machine.peek(key, now));
+        say("acquire", &machine.acquire(key, None, now));
+        say("machine", &machine);
+        say("status", &machine.status(now));
+        let failure = Failure::new(FailureKind::Io, "reset");
+        say("failure", &failure);
+        say("cause", &Cause::Failed(failure));
+    }
+    let mut board: Board<()> = Board::new(Machine::new(config.policy, 7), 4);
+    let (key, cell) = board.add_key(config.key, now);
+    let _ = board.acquire(key, None, now);
+    let mut work = board.take_work();
+    say("work", &work);
+    let mut body = ResponseBody::new();
+    body.push(format!(r#"{{"access_token":"{token}","expires_in":600}}"#).as_bytes()).unwrap();
+    board.report(work.sends.pop_front().unwrap().op, Ok(Response::new(body)), now);
+    assert_eq!(cell.token(0, now).unwrap().expose(), token);
+    say("cell", &cell);
+    say("board", &board);
+    let mut headers = HeaderMap::new();
+    let echo = format!(r#"Bearer error="invalid_token", error_description="{token}""#);
+    headers.insert("www-authenticate", echo.parse().unwrap());
+    say("challenge", &bearer_error(&headers));
 }
 
 /// Answers with the secret, the token of the answer itself, and a token that lives, wherever text can stand.

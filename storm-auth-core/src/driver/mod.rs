@@ -8,10 +8,12 @@
 //! 2. takes [`Board::take_work`] before it unlocks, every time, and then wakes, reports the events and performs the sends;
 //! 3. reports what came of a send with [`Board::report`], and does 2 again;
 //! 4. lets every waiting caller sleep until [`Board::poll_timeout`] at the longest, and call [`Board::elapse`] then. So no
-//!    timer thread is needed.
+//!    timer thread is needed;
+//! 5. where processes fork, says in which one it is with [`Board::in_process`] before anything else.
 
 mod cell;
 mod clock;
+mod process;
 mod settings;
 mod sync;
 
@@ -29,6 +31,7 @@ use crate::wire::response::ResponseBody;
 
 pub use cell::Cell;
 pub use clock::{Clock, SystemClocks};
+pub use process::PerProcess;
 
 /// The machine of a limiter group, and the callers that wait for it.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub struct Board<W> {
     sends: VecDeque<TokenRequest>,
     wakes: Vec<W>,
     events: Vec<Event>,
+    /// The process that it was last used in.
+    process: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -74,6 +79,24 @@ impl<W> Board<W> {
             sends: VecDeque::new(),
             wakes: Vec::new(),
             events: Vec::new(),
+            process: None,
+        }
+    }
+
+    /// Says in which process this is. In another one than before, a forked child, the machine
+    /// [starts anew](Machine::start_anew), and whoever waits or looks on here is left to the parent.
+    ///
+    /// The board has to be whole for that: no thread of the parent held its lock when it forked.
+    pub fn in_process(&mut self, process: u32, now: Now) {
+        if self.process.replace(process).is_some_and(|before| before != process) {
+            // Not dropped: what wakes a caller may reach into the parent's threads and descriptors.
+            core::mem::forget(core::mem::take(&mut self.waits));
+            core::mem::forget(core::mem::take(&mut self.onlookers));
+            core::mem::forget(core::mem::take(&mut self.wakes));
+            self.sends.clear();
+            self.events.clear();
+            self.machine.start_anew(process, now);
+            self.pump(now);
         }
     }
 

@@ -20,7 +20,7 @@ use crate::error::{AcquireError, Cause, Failure, FailureKind};
 use crate::machine::backoff::{self, Patience};
 use crate::machine::budget::Bucket;
 use crate::machine::output::{Action, Event, OpId, Output, Reason, TokenRequest};
-use crate::machine::timer::Timer;
+use crate::machine::timer::{Timer, Timers};
 use crate::machine::{Invalidated, Key, KeyId, Machine, Phase, Waiter, WaiterId};
 use crate::time::{Moment, Mono, Now, Unix, millis};
 use crate::token::{Token, TokenId};
@@ -764,6 +764,24 @@ impl Machine {
             }
             self.settle(key, now);
         }
+    }
+
+    /// Nobody is left who would report or wait.
+    pub(super) fn orphan_all(&mut self, now: Now) {
+        self.ops.clear();
+        self.queue.clear();
+        self.waiters.clear();
+        self.timers = Timers::default();
+        for slot in self.slots.values_mut() {
+            slot.waiters.clear();
+            slot.warmers = 0;
+            slot.warm_at = None;
+            if matches!(slot.flight, Flight::Queued { .. } | Flight::Requesting { .. }) {
+                slot.flight = Flight::Idle;
+            }
+        }
+        let keys: Vec<_> = self.slots.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.settle(key, now));
     }
 
     pub(super) fn forget(&mut self, key: KeyId) {

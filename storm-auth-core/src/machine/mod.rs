@@ -5,7 +5,7 @@
 //!
 //! 1. **Commands** from callers: [`add_key`](Machine::add_key), [`acquire`](Machine::acquire), [`cancel`](Machine::cancel),
 //!    [`invalidate`](Machine::invalidate), [`set_credentials`](Machine::set_credentials),
-//!    [`keep_warm`](Machine::keep_warm), [`shut_down`](Machine::shut_down).
+//!    [`keep_warm`](Machine::keep_warm), [`shut_down`](Machine::shut_down), [`start_anew`](Machine::start_anew).
 //! 2. **Inputs** from the driver: [`handle_response`](Machine::handle_response),
 //!    [`handle_failure`](Machine::handle_failure), [`handle_timeout`](Machine::handle_timeout). They never fail; a late or
 //!    unknown id is ignored and reported as an event.
@@ -336,6 +336,17 @@ impl Machine {
     pub fn shut_down(&mut self, now: Now) {
         self.phase = Phase::ShutDown;
         self.withdraw_all(now);
+    }
+
+    /// This is a copy in another process, a forked child (R54). Requests under way, waiters and what is kept warm are the
+    /// parent's: they are forgotten here, and their reports would come late. What is known of the world stays: the tokens, the
+    /// gate, and the budget, since both processes have one address. Counters start at zero, and `process`, which has to
+    /// differ between children, goes into the seed, or their jitter would be the same.
+    pub fn start_anew(&mut self, process: u32, now: Now) {
+        self.rng = fastrand::Rng::with_seed(self.rng.u64(..) ^ u64::from(process));
+        self.counters = Counters::default();
+        self.outputs = Outputs::default();
+        self.orphan_all(now);
     }
 
     // Inputs

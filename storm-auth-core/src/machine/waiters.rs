@@ -37,6 +37,11 @@ impl Waiters {
         self.waiting.remove(&id)
     }
 
+    /// All go, and no number is used again.
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+    }
+
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }

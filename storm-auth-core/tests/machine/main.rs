@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what the tests share stands outside of their functions")]
 
+mod anew;
 mod cache;
 mod config;
 mod credentials;

@@ -9,10 +9,12 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use storm_auth_core::driver::PerProcess;
 use storm_auth_core::{
     AcquireError, Counters, Credentials, Event, Invalidated, KeyStatus, Scope, Settings, Status, Token, TokenId,
 };
 use storm_auth_tests::emulator::Emulator;
+use tokio::runtime::Runtime;
 
 /// Long enough that only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -278,6 +280,8 @@ pub(crate) struct Answer {
 pub(crate) struct Failed {
     /// `Display`, and that of each source.
     pub(crate) text: String,
+    /// `Debug`.
+    pub(crate) debug: String,
     pub(crate) is_configuration: bool,
     pub(crate) is_rate_limited: bool,
     pub(crate) is_token: bool,
@@ -317,12 +321,21 @@ pub(crate) fn until(what: &str, so: impl Fn() -> bool) {
     }
 }
 
-static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads can be had")
-});
+/// The runtime of the suite. A forked child has not its parent's threads, so it has one of its own.
+fn runtime() -> &'static Runtime {
+    static RUNTIME: LazyLock<PerProcess<&'static Runtime>> =
+        LazyLock::new(|| PerProcess::new(new_runtime(), std::process::id()));
+    RUNTIME.get(std::process::id(), |_| new_runtime())
+}
+
+/// It is never dropped, since it would wait for threads that a child has not.
+fn new_runtime() -> &'static Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    Box::leak(Box::new(runtime.expect("threads can be had")))
+}
 
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    RUNTIME.block_on(future)
+    runtime().block_on(future)
 }
 
 /// What both adapters have in the same words. `$wait` brings a call of the adapter to its end.
@@ -450,6 +463,7 @@ macro_rules! failed {
         pub(super) fn failed(error: $adapter::Error) -> Failed {
             Failed {
                 text: text(&error),
+                debug: format!("{error:?} {error:#?}"),
                 is_configuration: error.is_configuration(),
                 is_rate_limited: error.is_rate_limited(),
                 is_token: error.is_token(),
@@ -496,7 +510,7 @@ mod over_reqwest {
     }
 
     fn at_once<T: Send + 'static>(futures: impl Iterator<Item = impl Future<Output = T> + Send + 'static>) -> Vec<T> {
-        let tasks: Vec<_> = futures.map(|future| RUNTIME.spawn(future)).collect();
+        let tasks: Vec<_> = futures.map(|future| runtime().spawn(future)).collect();
         tasks.into_iter().map(|task| block_on(task).unwrap()).collect()
     }
 

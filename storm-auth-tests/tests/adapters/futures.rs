@@ -5,7 +5,7 @@ use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 use storm_auth_tests::emulator::{At, Clock, Emulator, Endpoint, Fault};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::face::{Adapter, OverReqwest, OverUreq, PATIENCE, Setup, until};
+use crate::face::{Adapter, OverReqwest, OverUreq, PATIENCE, Setup, pass, until};
 
 type Async = OverReqwest;
 
@@ -58,6 +58,56 @@ fn r48_a_future_that_is_dropped_leaves_the_others_served() {
         other.await.unwrap().unwrap();
     });
     assert_eq!(emulator.token_requests(), 1);
+}
+
+#[test]
+fn r48_a_future_that_is_dropped_in_the_queue_leaves_the_others_served() {
+    // Behind a gate: nothing is under way, and whoever is left when it opens is served by one request.
+    let emulator = Emulator::start();
+    emulator.fail_next(Endpoint::Token, 1, Fault::status(429));
+    let clock = Async::movable_clock();
+    let tokens = Setup::<Async>::at(&emulator).clock(&clock).tokens();
+    let runtime = runtime();
+    let [first, second, third] = [(); 3].map(|()| {
+        let tokens = tokens.clone();
+        runtime.spawn(async move { tokens.token_within(Duration::from_secs(300)).await.map(drop) })
+    });
+    runtime.block_on(async {
+        while tokens.status().gate_closed_until.is_none() || tokens.status().waiters < 3 {
+            tokio::task::yield_now().await;
+        }
+        // The one that came first, and one in the middle.
+        for gone in [first, second] {
+            gone.abort();
+            assert!(gone.await.unwrap_err().is_cancelled());
+        }
+        assert_eq!(tokens.status().waiters, 1);
+        pass::<Async>(&clock, &tokens, Duration::from_secs(26));
+        third.await.unwrap().unwrap();
+    });
+    assert_eq!((emulator.token_requests(), tokens.status().waiters), (2, 0));
+}
+
+#[test]
+fn r48_when_all_who_wait_behind_a_gate_are_gone_nothing_is_sent() {
+    let emulator = Emulator::start();
+    emulator.fail_next(Endpoint::Token, 1, Fault::status(429));
+    let clock = Async::movable_clock();
+    let tokens = Setup::<Async>::at(&emulator).clock(&clock).tokens();
+    runtime().block_on(async {
+        let waiting = tokio::spawn({
+            let tokens = tokens.clone();
+            async move { tokens.token_within(Duration::from_secs(300)).await.map(drop) }
+        });
+        while tokens.status().gate_closed_until.is_none() {
+            tokio::task::yield_now().await;
+        }
+        waiting.abort();
+        assert!(waiting.await.unwrap_err().is_cancelled());
+        pass::<Async>(&clock, &tokens, Duration::from_secs(60));
+        tokens.close(PATIENCE).await.unwrap();
+    });
+    assert_eq!((emulator.token_requests(), tokens.counters().requests), (1, 1));
 }
 
 #[test]

@@ -35,3 +35,4 @@ mod origins;
 mod peers;
 mod rejections;
 mod trouble;
+mod wire;

@@ -2,10 +2,16 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
 };
+
+use crate::face::PATIENCE;
 
 /// A server that nobody should turn to.
 pub(crate) struct Elsewhere(TcpListener);
@@ -70,6 +76,106 @@ impl Drop for Peer {
             let _ = thread.join();
         }
     }
+}
+
+/// What a scripted peer does with a connection, one step after another. Behind the last one it waits until the other side is
+/// gone.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// Reads one request, body included.
+    Hear,
+    /// Reads one byte and leaves the rest unread, so that closing resets the connection.
+    Glance,
+    Say(Vec<u8>),
+    /// Says this again and again until nobody listens, or the peer is [hushed](Scripted::hush).
+    SayForEver(Vec<u8>),
+    /// Says nothing more, and goes on listening.
+    HalfClose,
+    Close,
+}
+
+pub(crate) fn say(text: impl Into<Vec<u8>>) -> Step {
+    Step::Say(text.into())
+}
+
+/// A peer whose first connection goes by the first script, and so on; those behind the last one go by the last.
+pub(crate) struct Scripted {
+    peer: Peer,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    connections: AtomicUsize,
+    heard: AtomicUsize,
+    left: AtomicUsize,
+    hushed: AtomicBool,
+}
+
+impl Scripted {
+    pub(crate) fn start(scripts: impl IntoIterator<Item = Vec<Step>>) -> Self {
+        let scripts: Vec<_> = scripts.into_iter().collect();
+        let counts = Arc::new(Counts::default());
+        let peer = Peer::start({
+            let counts = counts.clone();
+            move |stream| {
+                let turn = counts.connections.fetch_add(1, Ordering::Relaxed).min(scripts.len() - 1);
+                play(stream, &scripts[turn], &counts);
+                counts.left.fetch_add(1, Ordering::Release);
+            }
+        });
+        Self { peer, counts }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        self.peer.url()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.counts.connections.load(Ordering::Relaxed)
+    }
+
+    /// Requests that it read to their end.
+    pub(crate) fn heard(&self) -> usize {
+        self.counts.heard.load(Ordering::Relaxed)
+    }
+
+    /// Goes on to the next step where it says something for ever.
+    pub(crate) fn hush(&self) {
+        self.counts.hushed.store(true, Ordering::Relaxed);
+    }
+
+    /// Connections that are over on both sides.
+    pub(crate) fn over(&self) -> usize {
+        self.counts.left.load(Ordering::Acquire)
+    }
+}
+
+fn play(mut stream: TcpStream, script: &[Step], counts: &Counts) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    for step in script {
+        match step {
+            Step::Hear => {
+                if hear(&mut stream).is_empty() {
+                    return;
+                }
+                counts.heard.fetch_add(1, Ordering::Relaxed);
+            }
+            Step::Glance => drop(stream.read(&mut [0])),
+            Step::Say(text) => drop(stream.write_all(text)),
+            Step::SayForEver(text) => {
+                while stream.write_all(text).is_ok() {
+                    if counts.hushed.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            }
+            Step::HalfClose => drop(stream.shutdown(Shutdown::Write)),
+            Step::Close => return,
+        }
+    }
+    while stream.read(&mut [0; 4_096]).is_ok_and(|read| read > 0) {}
 }
 
 /// Reads one request, body included; empty when the client closed instead.

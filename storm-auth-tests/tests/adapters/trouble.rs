@@ -1,6 +1,12 @@
 //! Panics of the caller's own code, and callers inside other runtimes.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use storm_auth_core::{AcquireError, Cause, Event, FailureKind, Settings};
 use storm_auth_tests::emulator::{Emulator, Endpoint, Fault, Limiter};
@@ -11,7 +17,56 @@ both!(
     r52_a_callback_that_panics_poisons_nothing,
     r52_a_flight_that_panics_is_a_failed_request,
     r52_a_callback_may_use_its_own_provider,
+    r52_a_subscriber_that_panics_poisons_nothing,
 );
+
+/// Takes what the adapters say, and panics over it.
+struct Panics(Arc<AtomicU64>);
+
+impl tracing::Subscriber for Panics {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "storm_auth"
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        panic!("the subscriber's own panic");
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+fn r52_a_subscriber_that_panics_poisons_nothing<A: Adapter>() {
+    let emulator = Emulator::builder().limiter(Limiter::none()).start();
+    let told = Arc::new(AtomicU64::new(0));
+    tracing::subscriber::with_default(Panics(told.clone()), || {
+        let clock = A::movable_clock();
+        let events = Events::default();
+        let storm = Setup::<A>::at(&emulator).clock(&clock).events(&events).client();
+        let tokens = A::tokens(&storm);
+        A::token(&tokens).unwrap();
+        emulator.revoke_all();
+        assert_eq!(A::call(&storm, get("/")).unwrap().status.as_u16(), 200);
+        A::advance(&clock, Duration::from_secs(595));
+        emulator.fail_next(Endpoint::Token, 1, Fault::html(502));
+        A::token(&tokens).unwrap_err();
+        A::advance(&clock, Duration::from_secs(6));
+        A::token(&tokens).unwrap();
+        A::close(&tokens, PATIENCE).unwrap();
+        assert_eq!(emulator.token_requests(), A::counters(&tokens).requests);
+    });
+    assert!(told.load(Ordering::Relaxed) > 3, "{told:?}");
+}
 
 fn r52_a_callback_that_panics_poisons_nothing<A: Adapter>() {
     let emulator = Emulator::builder().limiter(Limiter::none()).start();

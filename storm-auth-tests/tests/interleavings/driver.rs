@@ -136,6 +136,10 @@ pub(crate) mod transport {
             }
         }
 
+        pub(crate) fn another(&self) -> Self {
+            self.clone()
+        }
+
         pub(crate) fn cancel(&self) {}
 
         pub(crate) fn left(&self) -> usize {
