@@ -171,6 +171,10 @@ impl Driver {
                 }
             }));
         }
+        if !work.events.is_empty() {
+            // A callback may have slept on this thread, and so have taken what woke it for us.
+            thread::current().unpark();
+        }
     }
 
     fn launch(self: &Arc<Self>, send: TokenRequest) {

@@ -186,6 +186,31 @@ fn r20_nobody_is_served_past_hard_by_either_clock() {
     assert!(desk.read().is_none(), "the wall clock was set back");
 }
 
+/// Who waits sleeps until the machine's deadline. When an answer brings that forward, it would be slept through.
+#[test]
+fn r36_who_waits_is_woken_when_the_deadline_comes_forward() {
+    let mut desk = Desk::new();
+    let waiters = [desk.wait(), desk.wait()];
+    let send = desk.send();
+    for (number, waiter) in waiters.into_iter().enumerate() {
+        assert!(desk.board.poll_wait(waiter, number).is_none());
+    }
+    let now = desk.at(40);
+    desk.board.report(send.op, Ok(throttled(5)), now);
+    assert_eq!(desk.work().wakes, [0, 1]);
+    let due = desk.board.poll_timeout().unwrap().at;
+    assert!(due.since(desk.now.mono) >= Duration::from_secs(5) && due.since(desk.now.mono) < Duration::from_secs(6));
+    // Neither for a caller that comes with a shorter deadline, which is its own to keep, nor when nothing comes forward.
+    for (number, waiter) in waiters.into_iter().enumerate() {
+        assert!(desk.board.poll_wait(waiter, number).is_none());
+    }
+    let now = desk.now;
+    assert!(matches!(desk.board.acquire(desk.key, Some(Duration::from_secs(8)), now), Acquire::Wait(_)));
+    let now = desk.at(80);
+    desk.board.elapse(now);
+    assert!(desk.work().wakes.is_empty());
+}
+
 #[test]
 fn r38_a_rejected_token_leaves_the_cell_at_once() {
     let mut desk = Desk::with_token(600);

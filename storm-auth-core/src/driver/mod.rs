@@ -24,8 +24,10 @@ use std::sync::Arc;
 use http::Response;
 
 use crate::error::{AcquireError, Failure};
-use crate::machine::{Acquire, Action, Event, Key, KeyId, Machine, OpId, Output, Timeout, TokenRequest, WaiterId};
-use crate::time::Now;
+use crate::machine::{
+    Acquire, Action, Event, Key, KeyId, Machine, OpId, Output, Timeout, TimeoutReason, TokenRequest, WaiterId,
+};
+use crate::time::{Mono, Now};
 use crate::token::Token;
 use crate::wire::response::ResponseBody;
 
@@ -42,6 +44,8 @@ pub struct Board<W> {
     waits: BTreeMap<WaiterId, Wait<W>>,
     /// Those who want to look again after anything happened.
     onlookers: Vec<W>,
+    /// What sleeps until the machine's deadline sleeps until this.
+    due: Option<Mono>,
     sends: VecDeque<TokenRequest>,
     wakes: Vec<W>,
     events: Vec<Event>,
@@ -76,6 +80,7 @@ impl<W> Board<W> {
             cells: BTreeMap::new(),
             waits: BTreeMap::new(),
             onlookers: Vec::new(),
+            due: None,
             sends: VecDeque::new(),
             wakes: Vec::new(),
             events: Vec::new(),
@@ -195,11 +200,7 @@ impl<W> Board<W> {
     /// waits and is woken for it, or the next that reads its key's cell.
     pub fn take_wakes(&mut self) -> Work<W> {
         if !self.sends.is_empty() {
-            let pending = self.waits.values_mut().filter_map(|wait| match wait {
-                Wait::Pending(wake) => wake.take(),
-                Wait::Done(_) => None,
-            });
-            self.wakes.extend(pending);
+            self.wake_all();
         }
         for send in &self.sends {
             // Where nobody waits, the next caller comes here and takes them.
@@ -243,6 +244,21 @@ impl<W> Board<W> {
         if happened {
             self.wakes.append(&mut self.onlookers);
         }
+        let due = self.machine.poll_timeout();
+        let before = core::mem::replace(&mut self.due, due.map(|due| due.at));
+        // Whoever sleeps would sleep through a deadline that has come forward, as when an answer closed the gate. A caller's own is
+        // that caller's to keep.
+        if due.is_some_and(|due| due.reason != TimeoutReason::Deadline && before.is_none_or(|before| due.at < before)) {
+            self.wake_all();
+        }
+    }
+
+    /// Lets everyone who waits look again.
+    fn wake_all(&mut self) {
+        self.wakes.extend(self.waits.values_mut().filter_map(|wait| match wait {
+            Wait::Pending(wake) => wake.take(),
+            Wait::Done(_) => None,
+        }));
     }
 
     fn publish(&self, key: KeyId, now: Now) {

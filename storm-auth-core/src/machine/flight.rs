@@ -617,7 +617,7 @@ impl Machine {
                 Timer::Waiter(waiter) => overdue.push(waiter),
             }
         }
-        self.dispatch(None, now);
+        // Before anything is sent, or it might be sent for them alone.
         for waiter in overdue {
             let Some(Waiter { key, .. }) = self.waiters.get(waiter) else { continue };
             let error = match self.slots[&key].flight {
@@ -627,6 +627,7 @@ impl Machine {
             self.fail_waiter(waiter, error, now);
             self.leave_queue_if_unneeded(key, now);
         }
+        self.dispatch(None, now);
     }
 
     fn patience_ended(&mut self, key: KeyId, now: Now) {

@@ -349,6 +349,18 @@ fn r36_a_deadline_at_the_very_opening_of_the_gate_is_too_early() {
 }
 
 #[test]
+fn r36_a_late_tick_sends_nothing_for_those_whose_deadline_has_passed() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    lab.answer(retry_after(status(429), "5"));
+    lab.advance(secs(600));
+    lab.tick();
+    assert_eq!(lab.requests(), 1);
+    let error = lab.result(waiter).unwrap_err();
+    assert_eq!(error, AcquireError::RateLimited { retry_at: lab.now().unix, before: None });
+}
+
+#[test]
 fn r36_nothing_is_queued_for_a_caller_that_failed() {
     let (mut lab, key) = Lab::with_key();
     lab.wait(key);

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use storm_auth_core::{AcquireError, Budget, Cause, Credentials, Event, FailureKind, KeyStatus, machine::Activity};
+use storm_auth_core::{
+    AcquireError, Budget, Cause, Credentials, Event, FailureKind, KeyStatus, Settings, machine::Activity,
+};
 use storm_auth_tests::emulator::{At, Clock, Emulator, Endpoint, Fault, Limiter};
 
 use crate::{
@@ -26,6 +28,7 @@ both!(
     r43_a_replaced_secret_heals_at_once,
     r34_a_throttle_closes_the_gate_for_all_keys,
     r36_who_can_wait_for_the_gate_is_served_when_it_opens,
+    r36_who_sleeps_until_a_deadline_is_woken_for_the_gate,
     r37_a_refused_configuration_stays_visible_behind_a_throttle,
     r28_after_an_outage_the_next_call_has_a_token,
     r29_the_budget_is_kept_with_an_endpoint_that_always_fails,
@@ -271,7 +274,8 @@ fn r36_who_can_wait_for_the_gate_is_served_when_it_opens<A: Adapter>() {
     let emulator = Emulator::start();
     emulator.fail_next(Endpoint::Token, 1, Fault::status(429));
     let clock = A::movable_clock();
-    let tokens = Setup::<A>::at(&emulator).clock(&clock).tokens();
+    let patient = |settings: Settings| settings.caller_deadline(Duration::from_secs(300));
+    let tokens = Setup::<A>::at(&emulator).clock(&clock).set(patient).tokens();
     std::thread::scope(|scope| {
         let callers = scope.spawn(|| A::tokens_at_once(&tokens, 10));
         until("the gate is closed", || A::status(&tokens).gate_closed_until.is_some());
@@ -282,6 +286,16 @@ fn r36_who_can_wait_for_the_gate_is_served_when_it_opens<A: Adapter>() {
         pass::<A>(&clock, &tokens, Duration::from_secs(26));
         assert!(callers.join().unwrap().iter().all(Result::is_ok));
     });
+    assert_eq!(emulator.token_requests(), 2);
+}
+
+/// In real time, since it is the sleep of those who wait that is looked at: the gate opens after a second, long before any of their
+/// deadlines, and nobody but the answer itself tells them of it.
+fn r36_who_sleeps_until_a_deadline_is_woken_for_the_gate<A: Adapter>() {
+    let emulator = Emulator::start();
+    emulator.fail_next(Endpoint::Token, 1, Fault::answer(429, &[("retry-after", "1")], ""));
+    let tokens = Setup::<A>::at(&emulator).tokens();
+    assert!(A::tokens_at_once(&tokens, 3).iter().all(Result::is_ok));
     assert_eq!(emulator.token_requests(), 2);
 }
 

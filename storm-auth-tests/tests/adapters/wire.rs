@@ -379,19 +379,26 @@ fn r56_a_get_may_be_repeated_and_a_post_is_not<A: Adapter>() {
     let dies_in_mid_call = vec![Step::Hear, say(answer), Step::Hear, Step::Close];
     let post = || request(Method::POST, "/p").body(Payload::Bytes(b"order".to_vec()));
     for call in [post(), get("/p")] {
-        let peer = Scripted::start([grant.clone(), dies_in_mid_call.clone(), told(answer)]);
-        let storm = Setup::<A>::new(settings(&peer)).client();
-        A::call(&storm, get("/p")).unwrap();
-        let result = A::call(&storm, call.clone());
-        if call.method == Method::POST {
-            let error = result.unwrap_err();
-            assert!(error.is_api && !error.is_token, "{error:?}");
-            assert_eq!(peer.heard(), 3);
-        } else {
-            assert_eq!((result.unwrap().status.as_u16(), peer.heard()), (200, 4));
+        loop {
+            let peer = Scripted::start([grant.clone(), dies_in_mid_call.clone(), told(answer)]);
+            let storm = Setup::<A>::new(settings(&peer)).client();
+            A::call(&storm, get("/p")).unwrap();
+            let result = A::call(&storm, call.clone());
+            if result.is_ok() && peer.heard() == 3 {
+                // The pool had not got the connection back yet, and the call went over a new one.
+                continue;
+            }
+            if call.method == Method::POST {
+                let error = result.unwrap_err();
+                assert!(error.is_api && !error.is_token, "{error:?}");
+                assert_eq!(peer.heard(), 3);
+            } else {
+                assert_eq!((result.unwrap().status.as_u16(), peer.heard()), (200, 4));
+            }
+            // Neither costs a token.
+            assert_eq!(A::counters(&A::tokens(&storm)).requests, 1);
+            break;
         }
-        // Neither costs a token.
-        assert_eq!(A::counters(&A::tokens(&storm)).requests, 1);
     }
     // Once, and not again and again.
     let peer = Scripted::start([grant.clone(), vec![Step::Hear, Step::Close]]);

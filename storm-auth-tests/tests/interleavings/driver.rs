@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use storm_auth_core::{
-    AcquireError, Budget, Credentials, Failure, FailureKind, HttpHosts, Key, KeyId, Machine, Policy, Scope, Token,
-    TokenUrl, machine::TokenRequest, wire::response::ResponseBody,
+    AcquireError, Budget, Credentials, Event, Failure, FailureKind, HttpHosts, Key, KeyId, Machine, Policy, Scope,
+    Token, TokenUrl, machine::TokenRequest, wire::response::ResponseBody,
 };
 
 use self::{
     clock::Clock,
-    sync::thread,
+    sync::{AtomicBool, Ordering, thread},
     transport::{Outcome, Transport},
 };
 use crate::explore;
@@ -18,7 +18,7 @@ use crate::explore;
 #[allow(dead_code, unreachable_pub, reason = "it is used and public where it lives")]
 mod real;
 
-use real::Driver;
+use real::{Driver, OnEvent};
 
 pub(crate) mod sync {
     pub(crate) use std::sync::{Arc, PoisonError, Weak};
@@ -33,9 +33,14 @@ pub(crate) mod sync {
 
         pub(crate) use loom::thread::{JoinHandle, Thread, current, park, spawn};
 
-        /// A time that no clock of a story comes to: who is not woken is lost, and loom says so.
-        pub(crate) fn park_timeout(_: Duration) {
-            park();
+        /// Up to the longest sleep of the story, time passes as soon as somebody sleeps. No clock comes to the end of a longer one:
+        /// who is not woken is lost, and loom says so.
+        pub(crate) fn park_timeout(span: Duration) {
+            if span <= super::super::LONGEST_SLEEP {
+                super::super::clock::advance(span);
+            } else {
+                park();
+            }
         }
 
         /// Starts threads, but those of flights that a story says cannot be had.
@@ -69,16 +74,31 @@ std::thread_local! {
 }
 
 pub(crate) mod clock {
+    use std::{cell::Cell, time::Duration};
+
     use storm_auth_core::Now;
 
-    /// Time stands still.
+    std::thread_local! {
+        static PASSED: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// Time stands still, but for those who sleep a little.
     #[derive(Clone, Debug)]
     pub(crate) struct Clock;
 
     impl Clock {
-        pub(crate) fn now(&self) -> Now {
-            Now::from_millis(1_000_000, 1_700_000_000_000)
+        pub(crate) fn at_the_start() -> Self {
+            PASSED.set(0);
+            Self
         }
+
+        pub(crate) fn now(&self) -> Now {
+            Now::from_millis(1_000_000 + PASSED.get(), 1_700_000_000_000 + PASSED.get())
+        }
+    }
+
+    pub(crate) fn advance(span: Duration) {
+        PASSED.set(PASSED.get() + u64::try_from(span.as_millis()).unwrap());
     }
 }
 
@@ -111,6 +131,8 @@ pub(crate) mod transport {
     pub(crate) enum Outcome {
         Granted,
         ServerError,
+        /// With a Retry-After of a second.
+        Throttled,
         Aborted,
     }
 
@@ -132,6 +154,11 @@ pub(crate) mod transport {
             match next {
                 Outcome::Granted => Ok(answer(200, r#"{"access_token":"t","expires_in":600,"token_type":"Bearer"}"#)),
                 Outcome::ServerError => Ok(answer(500, "")),
+                Outcome::Throttled => {
+                    let mut response = answer(429, "");
+                    response.headers_mut().insert("retry-after", 1.into());
+                    Ok(response)
+                }
                 Outcome::Aborted => Err(Failure::new(FailureKind::Aborted, "")),
             }
         }
@@ -149,6 +176,7 @@ pub(crate) mod transport {
 }
 
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(30));
+const LONGEST_SLEEP: Duration = Duration::from_secs(2);
 
 fn key() -> Key {
     let url = TokenUrl::parse("https://identity.storm.io/1.0/connect/token", &HttpHosts::default()).unwrap();
@@ -164,11 +192,16 @@ struct Story {
 
 impl Story {
     fn new(script: &[Outcome]) -> Self {
+        Self::told(script, None)
+    }
+
+    /// The same, with somebody who is told of each event.
+    fn told(script: &[Outcome], on_event: Option<Arc<OnEvent>>) -> Self {
         REFUSED_THREADS.set(0);
         let mut policy = Policy::default();
         policy.budget = Budget::unlimited();
         let transport = Transport::answering(script);
-        let driver = Driver::new(Machine::new(policy, 7), Clock, transport.clone(), None);
+        let driver = Driver::new(Machine::new(policy, 7), Clock::at_the_start(), transport.clone(), on_event);
         let (key, _cell) = driver.add_key(key());
         Self { driver, key, transport }
     }
@@ -211,6 +244,44 @@ fn r25_r51_a_failure_reaches_everyone_who_waits_for_it() {
         let results = story.call_twice();
         assert!(results.iter().all(|result| matches!(result, Err(AcquireError::Unavailable { .. }))), "{results:?}");
         assert_eq!(story.left(), 0);
+    });
+}
+
+/// Who waits sleeps until its deadline, which no clock here comes to; the answer brings the time to look forward.
+#[test]
+fn r36_r51_whoever_waits_is_woken_for_a_gate_that_opens_before_its_deadline() {
+    explore(2, || {
+        let story = Story::new(&[Outcome::Throttled, Outcome::Granted]);
+        assert!(story.call_twice().iter().all(Result::is_ok));
+        assert_eq!(story.left(), 0);
+    });
+}
+
+/// A callback runs on the thread of a caller that waits already, and sleeps there itself, as one does that writes to a full channel.
+#[test]
+fn r51_r52_a_callback_that_sleeps_takes_no_wake_up_from_its_caller() {
+    explore(2, || {
+        let written = Arc::new(AtomicBool::new(false));
+        let writer = {
+            let (written, caller) = (written.clone(), thread::current());
+            thread::spawn(move || {
+                written.store(true, Ordering::Release);
+                caller.unpark();
+            })
+        };
+        let requests = std::sync::Mutex::new(0);
+        let on_event = move |event: &Event| {
+            if matches!(event, Event::Requested { .. }) {
+                let second = std::mem::replace(&mut *requests.lock().unwrap(), 1) == 1;
+                while second && !written.load(Ordering::Acquire) {
+                    thread::park();
+                }
+            }
+        };
+        // The second request goes out when the gate opens, from the thread of the caller, which is told of it.
+        let story = Story::told(&[Outcome::Throttled, Outcome::Granted], Some(Arc::new(on_event)));
+        story.call().unwrap();
+        writer.join().unwrap();
     });
 }
 
