@@ -118,10 +118,10 @@ enum ApiAgent {
 }
 
 /// The default agent of the API calls. It follows no redirect, since the bearer goes only where it was sent (R45).
-/// Over plain http it takes no proxy that the environment names, which would read the bearer.
+/// Where one of the APIs is plain http it takes no proxy that the environment names, which would read the bearer.
 fn api_agent(api: &Api) -> ureq::Agent {
     let config = ureq::Agent::config_builder().max_redirects(0).timeout_connect(Some(Duration::from_secs(10)));
-    if api.is_plain_http() { config.proxy(None) } else { config }.build().new_agent()
+    if api.has_plain_http() { config.proxy(None) } else { config }.build().new_agent()
 }
 
 /// The connection broke before an answer came: as a rule one that was kept, and that the server closed in the same moment

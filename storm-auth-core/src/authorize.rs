@@ -69,9 +69,9 @@ impl Api {
         rejects_token(status, headers) && self.allows(uri)
     }
 
-    /// Whether the API base is plain http: then no proxy that the user did not name may see what is sent there.
-    pub fn is_plain_http(&self) -> bool {
-        self.urls[0].origin().is_plain_http()
+    /// Whether a configured API is plain http: then no proxy that the user did not name may see what is sent there.
+    pub fn has_plain_http(&self) -> bool {
+        self.urls.iter().any(|url| url.origin().is_plain_http())
     }
 
     /// Sets `Authorization` and the application id's header, replacing what stands there. `application_id` is this request's

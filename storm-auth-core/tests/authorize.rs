@@ -69,8 +69,11 @@ fn r45_the_origin_is_scheme_host_and_port() {
     {
         assert_eq!(api.allows(&allowed), there, "{allowed}");
     }
-    assert!(!api.is_plain_http());
-    assert!(self::api(settings().api_url("http://127.0.0.1:8080")).is_plain_http());
+    assert!(!api.has_plain_http());
+    let [base, local] = ["https://api.example", "http://127.0.0.1:8080"];
+    for urls in [[base, local], [local, base]] {
+        assert!(self::api(settings().api_url(urls[0]).api_url(urls[1])).has_plain_http());
+    }
 }
 
 #[test]

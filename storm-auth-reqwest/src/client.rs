@@ -118,10 +118,10 @@ enum ApiClient {
 }
 
 /// The default client of the API calls. It follows no redirect, since the bearer goes only where it was sent (R45).
-/// Over plain http it takes no proxy that the environment names, which would read the bearer.
+/// Where one of the APIs is plain http it takes no proxy that the environment names, which would read the bearer.
 fn api_client(api: &Api) -> Result<reqwest::Client, reqwest::Error> {
     let client = reqwest::Client::builder().redirect(redirect::Policy::none()).connect_timeout(Duration::from_secs(10));
-    if api.is_plain_http() { client.no_proxy() } else { client }.build()
+    if api.has_plain_http() { client.no_proxy() } else { client }.build()
 }
 
 /// The connection broke before an answer came: as a rule one that was kept, and that the server closed in the same moment
