@@ -573,7 +573,7 @@ impl Model {
                 Due::Deadline(waiter) => overdue.push(waiter),
             }
         }
-        self.let_go(None, now);
+        // Nothing is sent for those alone whose deadline has passed.
         for waiter in overdue {
             let of = self.keys.iter().find(|(_, key)| key.waiting.contains_key(&waiter)).map(|(id, _)| *id);
             let Some(id) = of else { continue };
@@ -584,6 +584,7 @@ impl Model {
             self.fail_one(id, waiter, error, now);
             self.leave_if_unwanted(id, now);
         }
+        self.let_go(None, now);
     }
 }
 
