@@ -256,6 +256,10 @@ impl Settings {
 }
 
 impl Credentials {
+    /// The longest file that [`from_variables`](Self::from_variables) takes a secret from, in bytes. Who reads one byte more
+    /// and no further lets a longer file be refused, not cut.
+    pub const LONGEST_FILE: usize = 64 * 1024;
+
     /// Reads `STORM_CLIENT_ID`, and `STORM_CLIENT_SECRET` or the file that `STORM_CLIENT_SECRET_FILE` names, through the two
     /// functions given. One line ending at the end of the file, and a byte order mark in front, are not part of the secret.
     ///
@@ -273,7 +277,8 @@ impl Credentials {
     /// ```
     ///
     /// # Errors
-    /// The variable that is missing or malformed, or the file that cannot be read, with what to set.
+    /// The variable that is missing or malformed, or the file that cannot be read or is longer than
+    /// [`LONGEST_FILE`](Self::LONGEST_FILE), with what to set.
     pub fn from_variables(
         variable: impl Fn(&str) -> Option<OsString>,
         file: impl FnOnce(OsString) -> std::io::Result<Vec<u8>>,
@@ -289,6 +294,10 @@ impl Credentials {
                 let unreadable = "it cannot be read; check the path and its permissions";
                 let mut bytes =
                     Zeroizing::new(file(path).map_err(|_| ConfigError::new(Field::ClientSecretFile, unreadable))?);
+                if bytes.len() > Self::LONGEST_FILE {
+                    let long = "longer than 64 KiB; name the file that holds the client secret alone";
+                    return Err(ConfigError::new(Field::ClientSecretFile, long));
+                }
                 let ending = match &bytes[..] {
                     [.., b'\r', b'\n'] => 2,
                     [.., b'\n'] => 1,

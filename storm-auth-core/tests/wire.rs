@@ -1299,6 +1299,22 @@ fn r42_a_well_formed_bearer_error_is_found() {
 }
 
 #[test]
+fn r41_r42_a_value_without_the_quotes_that_it_needs_hides_no_error() {
+    for field in [
+        r#"Bearer error="insufficient_scope", error_uri=https://x/y"#,
+        "Bearer error=insufficient_scope, error_uri=https://x/y?a=b#c, realm=@",
+        r#"Bearer error_uri=https://x/y, error="insufficient_scope""#,
+        r#"Bearer error_uri = https://x/y , error="insufficient_scope""#,
+        r#"Bearer error="insufficient_scope", authorization_uri=https://login.example/, x=y"#,
+        r#"Basic realm=https://x/y, Bearer error_uri=https://x/y, error="insufficient_scope", Negotiate"#,
+        r#"Bearer error="insufficient_scope", error_uri=https://x/a,b"#,
+    ] {
+        assert_eq!(error(&[field]), Some(BearerError::InsufficientScope), "{field}");
+        assert!(!rejects_token(StatusCode::UNAUTHORIZED, &headers(WWW_AUTHENTICATE, &[field])), "{field}");
+    }
+}
+
+#[test]
 fn r42_it_is_found_among_several_challenges_and_fields() {
     let bearer = r#"Bearer error="invalid_token""#;
     for other in [
@@ -1351,7 +1367,16 @@ fn r42_else_there_is_no_error() {
         r#"Bearer error="invalid_token\"#,
         r#"Bearer error="invalid_token", realm"="x""#,
         r#"Bearer error="invalid_token", error="invalid_token""#,
-        r#"Bearer error="invalid_token", realm=@"#,
+        r#"Bearer error="invalid_token", realm=@"x"#,
+        r#"Bearer error="invalid_token", realm=a b"#,
+        "Bearer error=invalid_token, realm=",
+        "Bearer error_uri=https://x/?error=invalid_token",
+        "Bearer error_uri=https://x/y error=invalid_token",
+        "Basic error_uri=https://x/y, error=invalid_token",
+        "Bearer eyJhbGciOiJSUzI1NiJ9==, error=invalid_token",
+        "Bearer error_uri=https://x/a,b, error=invalid_token",
+        r#"Bearer error_uri=https://x/", error=invalid_token, x=""#,
+        "Bearer error=invalid_token@, error_uri=https://x/y",
         r#"Bearer realm="x" error="invalid_token""#,
         "Bearer error=",
         "Bearer error",
@@ -1361,7 +1386,6 @@ fn r42_else_there_is_no_error() {
         "Bearer: error=invalid_token",
         r#"Bearer xerror="invalid_token""#,
         r#"X-Bearer error="invalid_token""#,
-        r#"Bearer error="invalid_token", authorization_uri=https://login.example/, x=y"#,
         r#"Bearer error="invalid_token";error_description="x""#,
         r#"Bearer"error="invalid_token""#,
         r#""Bearer" error="invalid_token""#,

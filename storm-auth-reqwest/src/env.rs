@@ -25,10 +25,9 @@ pub fn builder() -> Result<Builder, ConfigError> {
     Ok(Settings::from_variables(|name| std::env::var_os(name), read)?.into())
 }
 
-/// A secret's file, no further than any secret reaches: the path may name something endless.
+/// A secret's file, one byte further than the longest that is taken: the path may name something endless.
 fn read(path: OsString) -> io::Result<Vec<u8>> {
-    const LONGEST: u64 = 64 * 1024;
     let mut secret = Vec::with_capacity(4 * 1024);
-    File::open(path)?.take(LONGEST).read_to_end(&mut secret)?;
+    File::open(path)?.take(Credentials::LONGEST_FILE as u64 + 1).read_to_end(&mut secret)?;
     Ok(secret)
 }

@@ -107,7 +107,7 @@ fn scenes<A: Adapter>(emulator: &Emulator) {
         assert_eq!(A::token_within(&tokens, deadline).is_err(), stalls);
         let warm = A::keep_warm(&tokens);
         assert!(emulator.wait_for(PATIENCE, |counts| counts.token_requests > requests));
-        // The guard goes last, and is not a handle.
+        // The guard is a handle like any other, and here it is the last one.
         drop(tokens);
         drop(warm);
     }
@@ -150,8 +150,9 @@ fn scenes<A: Adapter>(emulator: &Emulator) {
     A::token_within(&tokens, Duration::from_millis(20)).unwrap_err();
     A::close(&tokens, Duration::from_millis(20)).unwrap_err();
     drop(tokens);
-    // A client with a connection to the API in its pool.
+    // A client with a connection to the API in its pool, the one before being gone.
     emulator.heal(Endpoint::Token);
+    assert!(emulator.wait_for(PATIENCE, |counts| counts.api_open == 0), "a pooled socket is left");
     let storm = Setup::<A>::at(emulator).client();
     assert_eq!(A::call(&storm, get("/")).unwrap().status.as_u16(), 200);
     assert_eq!(emulator.open_connections(Endpoint::Api), 1);

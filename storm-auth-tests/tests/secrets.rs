@@ -440,7 +440,8 @@ fn play<A: Adapter>() {
     emulator.fail_next(Endpoint::Token, 1, Fault::json(200, other));
     A::advance(&clock, Duration::from_secs(600));
     say_error(&A::call(&storm, get("/a")).unwrap_err());
-    say_error(&A::token(&setup().set(named).token_client(TokenClient::Panicking).tokens()).unwrap_err());
+    static NOW: AtomicBool = AtomicBool::new(true);
+    say_error(&A::token(&setup().set(named).token_client(TokenClient::Panicking(&NOW)).tokens()).unwrap_err());
     emulator.fail_next(Endpoint::Token, 1, Fault::json(200, granting));
     let panicking = setup().events(&Events::panicking()).tokens();
     say("token", &A::token(&panicking).unwrap().id());

@@ -3,6 +3,8 @@
 //! The parameters of a challenge are read by [`http_auth`]'s parser. It stops at the first thing that it does not know, so a
 //! field is taken apart into its challenges here, and each is parsed alone: a malformed one hides none of the others.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_auth::ChallengeParser;
 
@@ -29,7 +31,8 @@ pub enum BearerError {
 ///
 /// Any bytes may stand there. A well-formed Bearer challenge is found among several challenges and fields, beside malformed ones
 /// too; parameters of another scheme are not a Bearer error. A challenge is well formed when its parameters are, and `error` is
-/// there once. Characters outside ASCII are taken inside quotes. Of several Bearer errors `invalid_token` counts before the
+/// there once. Characters outside ASCII are taken inside quotes, and a value of another name may stand there without the quotes
+/// that it needs, like a URL. Of several Bearer errors `invalid_token` counts before the
 /// others, and then the first. At most [`MAX_FIELDS`] fields and [`MAX_FIELD`] bytes of each are looked at.
 ///
 /// ```
@@ -104,13 +107,25 @@ fn challenges(field: &str) -> Vec<String> {
             Some(challenge) if rest.starts_with('=') && !name.is_empty() => {
                 let separator = if challenge.contains(' ') { ", " } else { " " };
                 challenge.push_str(separator);
-                challenge.push_str(element);
+                challenge.push_str(&quoted(element));
             }
             _ if rest.is_empty() => challenges.push(name.to_owned()),
-            _ => challenges.push(format!("{name} {rest}")),
+            _ => challenges.push(format!("{name} {}", quoted(rest))),
         }
     }
     challenges
+}
+
+/// A parameter whose value should be quoted and is not, like a URL, as it should be; any other is left as it is, `error` too.
+fn quoted(parameter: &str) -> Cow<'_, str> {
+    let blanks = [' ', '\t'];
+    match parameter.split_once('=').map(|(name, value)| (name.trim_matches(blanks), value.trim_matches(blanks))) {
+        Some((name, value)) if !name.eq_ignore_ascii_case("error") && !value.contains(['"', '\\', ' ', '\t']) => {
+            // Nothing but the padding of a token68 is no value.
+            if value.trim_matches('=').is_empty() { parameter.into() } else { format!("{name}=\"{value}\"").into() }
+        }
+        _ => parameter.into(),
+    }
 }
 
 /// What stands between the commas of a field, those inside quotes aside.

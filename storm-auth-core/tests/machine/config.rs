@@ -273,6 +273,23 @@ fn r3_a_secret_from_a_file_is_named_by_its_variable_and_an_empty_variable_counts
 }
 
 #[test]
+fn r3_a_file_that_is_too_long_for_a_secret_is_refused_and_not_cut() {
+    let read = |length| {
+        let variable = |name: &str| match name {
+            "STORM_CLIENT_ID" => Some("shop".into()),
+            "STORM_CLIENT_SECRET_FILE" => Some("secret".into()),
+            _ => None,
+        };
+        Credentials::from_variables(variable, |_| Ok(vec![b'x'; length]))
+    };
+    let error = read(65_537).expect_err("too long");
+    assert_eq!(error.field(), Field::ClientSecretFile);
+    let shown = error.to_string();
+    assert!(shown.contains("STORM_CLIENT_SECRET_FILE") && shown.contains("name the file"), "{shown}");
+    assert!(read(4_096).is_ok());
+}
+
+#[test]
 fn r18_what_was_put_into_a_url_by_mistake_is_not_shown() {
     let url = "https://id:hunter2@host.example/token?client_secret=hunter2#hunter2";
     let settings = Settings::new().environment(Environment::custom(url, url, "lab")).token_url(url).api_url(url);

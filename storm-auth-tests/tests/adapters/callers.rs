@@ -80,7 +80,7 @@ fn r56_an_api_connection_that_died_while_idle_costs_one_reconnect<A: Adapter>() 
     let peer = Peer::start({
         let closed = closed.clone();
         move |mut stream| {
-            // It promises to stay, and closes.
+            // It promises to stay, and closes. The client may not know yet when it calls again: then the request is repeated.
             hear(&mut stream);
             answer(&mut stream, "200 OK", "connection: keep-alive\r\n", "{}");
             drop(stream);

@@ -349,6 +349,7 @@ fn r79_status_and_counters_tell_what_happened<A: Adapter>() {
     assert_eq!(A::key_status(&tokens).unwrap().token_until, None);
     emulator.fail_next(Endpoint::Token, 1, Fault::html(502));
     A::token(&tokens).unwrap_err();
+    // The suite's seed draws 3.8 s of the five that this may last.
     let status = A::key_status(&tokens).unwrap();
     assert_eq!(status.activity, Activity::BackingOff);
     assert!(status.error.is_some());

@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
-    sync::{Arc, LazyLock, Mutex},
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -88,13 +91,13 @@ pub(crate) struct Setup<A: Adapter> {
 }
 
 /// What the caller says about the token client.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) enum TokenClient {
     Default,
     /// As permissive and as hasty as its settings can be: redirects, a pool, decompression, timeouts.
     Loose,
-    /// Its name resolution panics, and so a flight does. For a URL with a name in it.
-    Panicking,
+    /// Its name resolution panics as soon as this is set, and so a flight does. For a URL with a name in it.
+    Panicking(&'static AtomicBool),
 }
 
 /// The settings that fit an emulator's first client.
@@ -321,6 +324,11 @@ pub(crate) fn until(what: &str, so: impl Fn() -> bool) {
     }
 }
 
+fn panic_when(set: &AtomicBool) -> ! {
+    until("the panic's time", || set.load(Ordering::Relaxed));
+    panic!("the caller's own panic");
+}
+
 /// The runtime of the suite. A forked child has not its parent's threads, so it has one of its own.
 fn runtime() -> &'static Runtime {
     static RUNTIME: LazyLock<PerProcess<&'static Runtime>> =
@@ -361,7 +369,8 @@ macro_rules! same_words {
         }
 
         fn builder(setup: Setup<Self>) -> Self::Builder {
-            let mut builder = Self::Builder::from(setup.settings);
+            // No test rests on a draw.
+            let mut builder = Self::Builder::from(setup.settings).seed(7);
             if let Some(clock) = setup.clock {
                 builder = builder.clock(clock);
             }
@@ -374,7 +383,7 @@ macro_rules! same_words {
             let builder = match setup.token_client {
                 TokenClient::Default => builder,
                 TokenClient::Loose => loose(builder),
-                TokenClient::Panicking => panicking(builder),
+                TokenClient::Panicking(when) => panicking(builder, when),
             };
             if setup.own_api_client { own_api_client(builder) } else { builder }
         }
@@ -559,15 +568,15 @@ mod over_reqwest {
         })
     }
 
-    fn panicking(builder: Builder) -> Builder {
-        struct Panics;
+    fn panicking(builder: Builder, when: &'static AtomicBool) -> Builder {
+        struct Panics(&'static AtomicBool);
 
         impl reqwest::dns::Resolve for Panics {
             fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
-                panic!("the caller's own panic");
+                panic_when(self.0);
             }
         }
-        builder.token_client(|| reqwest::Client::builder().dns_resolver(Arc::new(Panics)))
+        builder.token_client(move || reqwest::Client::builder().dns_resolver(Arc::new(Panics(when))))
     }
 
     fn own_api_client(builder: Builder) -> Builder {
@@ -675,16 +684,16 @@ mod over_ureq {
         })
     }
 
-    fn panicking(builder: Builder) -> Builder {
+    fn panicking(builder: Builder, when: &'static AtomicBool) -> Builder {
         #[derive(Debug)]
-        struct Panics;
+        struct Panics(&'static AtomicBool);
 
         impl Resolver for Panics {
             fn resolve(&self, _: &http::Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
-                panic!("the caller's own panic");
+                panic_when(self.0);
             }
         }
-        builder.token_agent(|config| Agent::with_parts(config, DefaultConnector::default(), Panics))
+        builder.token_agent(move |config| Agent::with_parts(config, DefaultConnector::default(), Panics(when)))
     }
 
     fn own_api_client(builder: Builder) -> Builder {

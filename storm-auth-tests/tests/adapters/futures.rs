@@ -2,7 +2,8 @@
 
 use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
-use storm_auth_tests::emulator::{At, Clock, Emulator, Endpoint, Fault};
+use storm_auth_core::machine::Activity;
+use storm_auth_tests::emulator::{At, Clock, Emulator, Endpoint, Fault, Limiter};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::face::{Adapter, OverReqwest, OverUreq, PATIENCE, Setup, pass, until};
@@ -17,6 +18,21 @@ fn stalled_first() -> Emulator {
     let emulator = Emulator::builder().clock(Clock::manual(1_700_000_000_000)).start();
     emulator.fail_next(Endpoint::Token, 1, Fault::Delay(Duration::from_secs(1)));
     emulator
+}
+
+/// Polls a future as often as it wakes its task, so many times at most, and drops it.
+async fn wake_times(times: usize, future: impl Future) -> bool {
+    let mut future = pin!(future);
+    let mut polls = 0;
+    poll_fn(|context| {
+        polls += 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(_) => Poll::Ready(true),
+            Poll::Pending if polls >= times => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Polls a future so many times, and drops it.
@@ -112,19 +128,26 @@ fn r48_when_all_who_wait_behind_a_gate_are_gone_nothing_is_sent() {
 
 #[test]
 fn r48_an_api_call_that_is_dropped_at_any_point_leaves_the_client_whole() {
-    let emulator = Emulator::start();
-    let storm = Setup::<Async>::at(&emulator).client();
+    let emulator = Emulator::builder().limiter(Limiter::none()).start();
+    let clock = Async::movable_clock();
+    let storm = Setup::<Async>::at(&emulator).clock(&clock).client();
     let runtime = runtime();
-    for times in 0..60 {
+    runtime.block_on(storm.get("/").send()).unwrap();
+    // At the request, the rejection, the new token, the second request, and wherever else it waits, until it waits no more.
+    let whole = (1..200).find(|times| {
         emulator.revoke_all();
-        runtime.block_on(poll_times(times, storm.get("/").send()));
-        if storm.tokens().key_status().unwrap().error.is_some() {
-            break;
-        }
-    }
-    let fresh = Setup::<Async>::at(&emulator).client();
-    assert_eq!(runtime.block_on(fresh.get("/").send()).unwrap().status().as_u16(), 200);
-    assert_eq!(storm.tokens().status().waiters, 0);
+        // So that a rejection is believed, and a request that the last call has left does not time out.
+        until("nothing is under way", || {
+            storm.tokens().key_status().is_none_or(|status| status.activity == Activity::Idle)
+        });
+        clock.advance(Duration::from_secs(61));
+        let whole = runtime.block_on(wake_times(*times, storm.get("/").send()));
+        assert_eq!(storm.tokens().status().waiters, 0);
+        whole
+    });
+    assert!(whole.is_some_and(|times| times > 3), "{whole:?}");
+    assert!(storm.tokens().key_status().unwrap().error.is_none());
+    assert_eq!(runtime.block_on(storm.get("/").send()).unwrap().status().as_u16(), 200);
 }
 
 #[test]
@@ -188,22 +211,37 @@ fn r49_a_runtime_that_carries_the_flights_may_go() {
 
 #[test]
 fn r50_many_runtimes_one_after_another_and_at_once_and_some_of_them_frozen() {
-    let emulator = Emulator::start();
-    let tokens = Setup::<Async>::at(&emulator).tokens();
+    let emulator = Emulator::builder().clock(Clock::manual(1_700_000_000_000)).limiter(Limiter::none()).start();
+    let clock = Async::movable_clock();
+    let tokens = Setup::<Async>::at(&emulator).clock(&clock).tokens();
     let mut frozen = Vec::new();
-    for turn in 0..20 {
-        let runtime = runtime();
+    for turn in 1..=20 {
+        emulator.fail_next(Endpoint::Token, 1, Fault::Delay(Duration::from_secs(1)));
+        let one = runtime();
         let caller = tokens.clone();
-        let task = runtime.spawn(async move { caller.token().await.map(drop) });
-        runtime.block_on(async { tokens.token().await }).unwrap();
-        tokens.invalidate(runtime.block_on(tokens.token()).unwrap().id());
+        let task = one.spawn(async move { caller.token().await.map(drop) });
+        let requested = emulator.when(|counts| counts.token_in_flight == 1);
+        one.block_on(async { tokio::time::timeout(PATIENCE, requested).await }).unwrap();
+        std::thread::scope(|scope| {
+            let waiters = tokens.status().waiters;
+            let others = [(); 2].map(|()| scope.spawn(|| runtime().block_on(tokens.token()).map(drop)));
+            until("the others wait too", || tokens.status().waiters == waiters + 2);
+            emulator.clock().advance(Duration::from_secs(1));
+            for other in others {
+                other.join().unwrap().unwrap();
+            }
+        });
+        assert_eq!(emulator.token_requests(), turn);
         if turn % 2 == 0 {
-            frozen.push((runtime, task));
+            assert!(!task.is_finished());
+            frozen.push((one, task));
+        } else {
+            one.block_on(task).unwrap().unwrap();
         }
-        if tokens.key_status().unwrap().error.is_some() {
-            break;
-        }
+        // The token's life is over.
+        clock.advance(Duration::from_secs(600));
     }
+    let emulator = Emulator::start();
     let fresh = Setup::<Async>::at(&emulator).tokens();
     let first = runtime();
     let caller = fresh.clone();

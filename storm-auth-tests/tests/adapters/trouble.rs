@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -96,10 +96,17 @@ fn r52_a_callback_that_panics_poisons_nothing<A: Adapter>() {
 
 fn r52_a_flight_that_panics_is_a_failed_request<A: Adapter>() {
     let emulator = Emulator::start();
-    let clock = A::movable_clock();
     let named = |settings: Settings| settings.token_url(named_url(&emulator));
-    let tokens = Setup::<A>::at(&emulator).clock(&clock).set(named).token_client(TokenClient::Panicking).tokens();
-    for error in A::tokens_at_once(&tokens, 20).into_iter().map(|token| token.unwrap_err()) {
+    let all_wait: &AtomicBool = Box::leak(Box::default());
+    let tokens = Setup::<A>::at(&emulator).set(named).token_client(TokenClient::Panicking(all_wait)).tokens();
+    let errors = std::thread::scope(|scope| {
+        let callers = scope.spawn(|| A::tokens_at_once(&tokens, 20));
+        // One who came after the back-off would start a request of his own.
+        until("all of them wait", || A::status(&tokens).waiters == 20);
+        all_wait.store(true, Ordering::Relaxed);
+        callers.join().unwrap()
+    });
+    for error in errors.into_iter().map(|token| token.unwrap_err()) {
         let Some(AcquireError::Unavailable { cause: Cause::Failed(failure), .. }) = &error.acquire else {
             panic!("{error:?}")
         };
