@@ -13,6 +13,7 @@ use ureq::{AsSendBody, Body, ResponseExt, config::ConfigBuilder};
 use crate::builder::Builder;
 use crate::error::Error;
 use crate::provider::TokenProvider;
+use crate::transport::Transport;
 
 /// Makes authorised API calls. Cheap to clone.
 ///
@@ -188,6 +189,8 @@ impl StormRequest {
 
     /// How long the API call may take. A token that has to be waited for has a deadline of its own.
     pub fn timeout(self, span: Duration) -> Self {
+        // ureq adds it to an `Instant`, which panics past the clock's end.
+        let span = span.min(Transport::LONGEST);
         self.with(|config| config.timeout_global(Some(span)))
     }
 

@@ -71,8 +71,8 @@ impl Transport {
     const HEAD: usize = 32 * 1024;
     /// How much is read from the socket at once. A head has to fit in.
     const BUFFER: usize = 64 * 1024;
-    /// ureq adds the patience to an `Instant`, which panics past the clock's end.
-    const LONGEST: Duration = Duration::from_secs(86_400);
+    /// ureq adds a timeout to an `Instant`, which panics past the clock's end.
+    pub(crate) const LONGEST: Duration = Duration::from_secs(86_400);
 
     /// A transport with the caller's settings, so far as they are the caller's.
     ///

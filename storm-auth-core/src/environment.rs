@@ -270,6 +270,12 @@ impl ApiUrl {
 }
 
 fn parse_url(field: Field, url: &str, http_hosts: &HttpHosts) -> Result<(Uri, Origin), ConfigError> {
+    if url.is_empty() {
+        return Err(ConfigError::new(field, "empty; give a URL like https://host/path"));
+    }
+    if url.contains(char::is_whitespace) {
+        return Err(ConfigError::new(field, "white space in it; remove it, or write %20 where it belongs to the path"));
+    }
     // `Uri` drops a fragment silently, so it is looked for first.
     if url.contains('#') {
         return Err(ConfigError::new(field, "it has a fragment; remove everything from the # on"));
@@ -278,8 +284,12 @@ fn parse_url(field: Field, url: &str, http_hosts: &HttpHosts) -> Result<(Uri, Or
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
         return Err(ConfigError::new(field, "it has userinfo before the host; credentials do not belong in a URL"));
     }
-    let origin = Origin::of(&uri)
-        .ok_or_else(|| ConfigError::new(field, "not an absolute http(s) URL; give one like https://host/path"))?;
+    let origin = Origin::of(&uri).ok_or_else(|| {
+        ConfigError::new(
+            field,
+            "not an absolute http(s) URL with a host and, if any, a port up to 65535; give one like https://host/path",
+        )
+    })?;
     if !origin.https && !http_hosts.allow(&origin.host) {
         return Err(ConfigError::new(
             field,

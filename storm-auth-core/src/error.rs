@@ -268,7 +268,9 @@ impl fmt::Display for AcquireError {
                     None => f.write_str("; wait, or give the call a longer deadline"),
                 }
             }
-            Self::Unavailable { cause, retry_at } => write!(f, "{cause}; tried again from {retry_at}"),
+            Self::Unavailable { cause, retry_at } => {
+                write!(f, "{cause}; {}; a call tries again from {retry_at} on", cause.advice())
+            }
             Self::TokensRejected { retry_at } => write!(
                 f,
                 "the API rejected two fresh tokens in a row: check that the API and the token belong to the same \
@@ -288,6 +290,21 @@ impl fmt::Display for AcquireError {
 }
 
 impl std::error::Error for AcquireError {}
+
+impl Cause {
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Failed(Failure { kind: FailureKind::Aborted, .. }) => "call again",
+            Self::Failed(_) => "check the token URL and the way there: network, name, TLS, proxy",
+            Self::Refused(_) => {
+                "the endpoint has trouble of its own, or something in front of it: wait, and tell its operator"
+            }
+            Self::ExpiredOnArrival => "check this machine's clock, and the lifetime that the endpoint gives its tokens",
+            Self::AlreadyRejected => "check that the API and the token belong to the same environment",
+            Self::NoLifetime => "check the lifetime that the endpoint gives its tokens",
+        }
+    }
+}
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -85,7 +85,23 @@ async fn once(path: &str) -> Result<ExitCode, Failure> {
         writeln!(out)?;
     }
     out.flush()?;
-    Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if status.is_success() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    writeln!(io::stderr(), "quickstart: {}", advice(status.as_u16()))?;
+    Ok(ExitCode::FAILURE)
+}
+
+/// What to do about an answer that is no success.
+fn advice(status: u16) -> &'static str {
+    match status {
+        300..=399 => "the API points elsewhere; check STORM_API_URL",
+        401 => "the API rejected the token; check that STORM_API_URL and STORM_SCOPE belong to the same environment",
+        403 => "this client may not do that; ask whoever administers it",
+        404 => "there is nothing here; check the path and STORM_API_URL",
+        500 => "the API failed; Norce's do so without STORM_APPLICATION_ID, so check that it is set",
+        _ => "the API did not do it; its answer says why, if anything does",
+    }
 }
 
 async fn show() -> Result<ExitCode, Failure> {

@@ -229,14 +229,17 @@ fn once_fails_for_an_answer_that_is_not_2xx() {
         emulator.fail(Endpoint::Api, Fault::html(404));
         let run = Variables::of(&emulator).run(example, &["--once", "/nothing"]).exits(1);
         assert!(run.out.starts_with("404 Not Found\n<html>"), "{run}");
+        assert!(run.err.contains("check the path and STORM_API_URL"), "{run}");
         emulator.heal(Endpoint::Api);
         let run = Variables::of(&emulator).without("STORM_APPLICATION_ID").run(example, &["--once"]).exits(1);
         assert_eq!(run.out, "500 Internal Server Error\n", "{run}");
+        assert!(run.err.contains("STORM_APPLICATION_ID"), "{run}");
         emulator.revoke_all();
         emulator.fail(Endpoint::Api, Fault::unauthorized("Bearer error=\"invalid_token\""));
         let before = emulator.token_requests();
         let run = Variables::of(&emulator).run(example, &["--once"]).exits(1);
         assert_eq!(run.out, "401 Unauthorized\n", "{run}");
+        assert!(run.err.contains("STORM_SCOPE"), "{run}");
         assert_eq!(emulator.token_requests() - before, 2, "one replay: {run}");
     }
 }
