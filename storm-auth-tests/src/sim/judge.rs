@@ -396,8 +396,10 @@ impl Judge {
         if let Event::GateClosed { until, .. } = event {
             let left = until.since(now.unix);
             let before = self.told_gate.map_or(Duration::ZERO, |gate| gate.left(now));
-            self.told_gate = Some(now.after(left));
-            self.counts.gated += left.saturating_sub(before);
+            if left > before {
+                self.told_gate = Some(now.after(left));
+                self.counts.gated += left - before;
+            }
         }
         if let Event::Failed { cause: Cause::Failed(failure), .. } = event
             && failure.detail.contains(SECRET)

@@ -150,7 +150,7 @@ impl Scenario {
         let limiter = Limiter::named(name).expect("it is one of the names");
         let lifetime = [600, 3_600, rng.u64(20..7_200)][rng.usize(0..3)] * SECOND;
         let hour = 60 * MINUTE;
-        let faults_until = if rng.u8(0..8) == 0 { rng.u64(2 * hour..30 * hour) } else { rng.u64(5 * MINUTE..3 * hour) };
+        let faults_until = if rng.u8(0..16) == 0 { rng.u64(hour..20 * hour) } else { rng.u64(5 * MINUTE..90 * MINUTE) };
         let rate = |rng: &mut fastrand::Rng| match rng.u8(0..6) {
             0..4 => 0,
             4 => rng.u32(1..60),
@@ -175,7 +175,7 @@ impl Scenario {
             },
             stale: if rng.u8(0..6) == 0 { rng.u64(1..400) * SECOND } else { 0 },
             lifetime,
-            pause: [2, 30, 120, 900][rng.usize(0..4)] * SECOND,
+            pause: if rng.u8(0..16) == 0 { 2 * SECOND } else { [30, 60, 120, 300, 900][rng.usize(0..5)] * SECOND },
             restless: rng.bool(),
             warm: rng.u8(0..4) == 0,
             board: rng.u8(0..4) == 0,

@@ -526,7 +526,7 @@ impl<'a> World<'a> {
     /// A caller got a token, or none. It uses it, and comes again later.
     fn came(&mut self, process: usize, caller: usize, token: Option<(Token, usize)>) -> Ruling {
         let life = self.processes[process].life;
-        let pause = if self.healed { self.scenario.pause.min(30 * SECOND) } else { self.scenario.pause };
+        let pause = if self.healed { self.scenario.pause.min(60 * SECOND) } else { self.scenario.pause };
         let Some(alive) = &mut self.processes[process].alive else { return Ok(()) };
         let Caller { key, rng, replaying, .. } = &mut alive.callers[caller];
         let (key, replayed) = (*key, replaying.take());
@@ -874,6 +874,16 @@ impl<'a> World<'a> {
             })
             .max()
             .unwrap_or(0);
+        // What answers say that are under way already, or will.
+        let under_way = self.queue.iter().map(|Reverse(Entry(_, happening))| match happening {
+            Happening::Deliver { news: News::Answer(answer), .. } => answer.retry_after,
+            Happening::Arrive(request) | Happening::Serve(request) => {
+                let status = request.fate.status.map_or(0, |(_, seconds)| seconds.min(3_600));
+                status.max(request.fate.retry_after) * SECOND
+            }
+            _ => 0,
+        });
+        let held_back = held_back.max(under_way.max().unwrap_or(0));
         let holders = (self.scenario.processes * self.scenario.keys) as u64;
         let turns = holders * 20 * SECOND * 3 / 2;
         let limiter = match self.limiter.kind() {
