@@ -16,8 +16,9 @@ use std::time::Instant;
 use storm_auth_tests::emulator::Limiter;
 use storm_auth_tests::sim::{self, Options, Report, Scenario};
 
-/// Seeds whose stories once broke a promise.
-const KEPT: [u64; 1] = [0];
+/// Seeds whose stories once broke a promise, as this revision draws them. What older ones found stands as a test of its own
+/// beside what was mended.
+const KEPT: [u64; 0] = [];
 
 const TRACE: Options = Options { trace: true, tick: None, in_part: false };
 
@@ -90,7 +91,10 @@ fn tell_all(base: u64, seeds: u64, progress: bool) {
                     let sum = &mut *sum.lock().unwrap();
                     match told {
                         Ok(report) => sum.add(report),
-                        Err(wrong) => sum.wrong.push(wrong),
+                        Err(wrong) => {
+                            eprintln!("{wrong}");
+                            sum.wrong.push(wrong);
+                        }
                     }
                     if progress && sum.stories.is_multiple_of(10_000) {
                         say(sum);
@@ -101,7 +105,7 @@ fn tell_all(base: u64, seeds: u64, progress: bool) {
     });
     let sum = sum.into_inner().unwrap();
     say(&sum);
-    assert!(sum.wrong.is_empty(), "{}", sum.wrong.join("\n\n"));
+    assert!(sum.wrong.is_empty(), "{} stories failed, told above", sum.wrong.len());
 }
 
 impl Sum {
@@ -127,14 +131,14 @@ fn r20_r22_r24_r25_r26_r28_r29_r34_r36_r38_r79_no_kept_seed_breaks_a_promise() {
 
 #[test]
 fn r20_r22_r24_r25_r26_r28_r29_r34_r36_r38_r79_no_fixed_seed_breaks_a_promise() {
-    tell_all(1, 300, false);
+    tell_all(1, 200, false);
 }
 
 #[test]
 fn r20_r22_r24_r25_r26_r28_r29_r34_r36_r38_r79_no_fresh_seed_breaks_a_promise() {
     let base = variable("STORM_SIM_BASE").unwrap_or_else(fresh);
     println!("fresh seeds from {base} on");
-    tell_all(base, 200, false);
+    tell_all(base, 100, false);
 }
 
 /// As many seeds as `STORM_SIM_SEEDS` says; none without it.
@@ -167,7 +171,7 @@ fn r63_the_same_seed_tells_the_same_story() {
 /// A story whose clocks agree with each other: time that is told more often than asked for changes nothing.
 #[test]
 fn r63_ticking_in_small_steps_tells_the_story_of_jumping_to_the_next_deadline() {
-    for seed in 0..12 {
+    for seed in 0..6 {
         let scenario = Scenario::drawn(seed).steady();
         let jumping = sim::run(&scenario, TRACE);
         let ticking = sim::run(&scenario, Options { tick: Some(777), ..TRACE });
