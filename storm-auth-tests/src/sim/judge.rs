@@ -79,16 +79,26 @@ struct Record {
 }
 
 #[derive(Clone, Copy, Debug)]
+struct Waiting {
+    key: usize,
+    /// On the monotonic clock.
+    deadline: u64,
+    /// The token that had expired when it came. A wall clock that is set back may make it valid again, and nobody promised to
+    /// look at it twice.
+    expired: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Gate {
     until: Moment,
-    /// Whether the wall clock went ahead of the monotonic one while it was closed.
-    skewed: bool,
+    /// Where the wall clock was moved to while it was closed: forward or back.
+    moved: Option<bool>,
 }
 
 #[derive(Debug)]
 pub(super) struct Judge {
     records: Vec<Record>,
-    waiting: BTreeMap<WaiterId, (usize, u64)>,
+    waiting: BTreeMap<WaiterId, Waiting>,
     cancelled: BTreeSet<WaiterId>,
     group: Limiter,
     limited: bool,
@@ -210,10 +220,13 @@ impl Judge {
             Acquire::Wait(_) | Acquire::Failed(_) if valid.is_some() => {
                 Err(format!("R24: token {} is valid, and a caller got {answer:?}", valid.unwrap_or_default()))
             }
-            Acquire::Wait(waiter) => match self.waiting.insert(*waiter, (key, deadline)) {
-                Some(_) => Err(format!("{waiter:?} is two callers' name")),
-                None => Ok(None),
-            },
+            Acquire::Wait(waiter) => {
+                let expired = self.records[key].held.map(|held| held.serial);
+                match self.waiting.insert(*waiter, Waiting { key, deadline, expired }) {
+                    Some(_) => Err(format!("{waiter:?} is two callers' name")),
+                    None => Ok(None),
+                }
+            }
             Acquire::Failed(error) => self.failed(error, now).map(|()| None),
         }
     }
@@ -260,11 +273,9 @@ impl Judge {
     /// Somebody moved one of the clocks against the other: forward for a suspend too.
     pub(super) fn moved_clock(&mut self, forward: bool) {
         self.clock_moved = true;
-        match forward {
-            true => self.gates.iter_mut().for_each(|gate| gate.skewed = true),
-            // Which of two gates opens last is then nothing that anybody promised.
-            false => self.gates.retain(|gate| !gate.skewed),
-        }
+        // Once it was moved there and back, which of several gates opens last is nothing that anybody promised.
+        self.gates.retain(|gate| gate.moved.is_none_or(|before| before == forward));
+        self.gates.iter_mut().for_each(|gate| gate.moved = Some(forward));
     }
 
     /// An answer is handed to the machine. Returns whether it is one that is awaited.
@@ -303,7 +314,7 @@ impl Judge {
             wait => wait,
         };
         if wait > 0 {
-            self.gates.push(Gate { until: now.after(Duration::from_millis(wait)), skewed: false });
+            self.gates.push(Gate { until: now.after(Duration::from_millis(wait)), moved: None });
         }
         true
     }
@@ -380,7 +391,7 @@ impl Judge {
         issued: &[Issued],
         now: Now,
     ) -> Result<Option<usize>, Wrong> {
-        let Some((key, _)) = self.waiting.remove(&waiter) else {
+        let Some(Waiting { key, .. }) = self.waiting.remove(&waiter) else {
             return match self.cancelled.remove(&waiter) {
                 true => Ok(None),
                 false => Err(format!("{waiter:?} is resolved, and nobody waits under that name any more")),
@@ -411,11 +422,11 @@ impl Judge {
 
     /// After every input, when all outputs were taken.
     pub(super) fn settled(&self, now: Now) -> Ruling {
-        for (waiter, (key, deadline)) in &self.waiting {
+        for (waiter, Waiting { key, deadline, expired }) in &self.waiting {
             if *deadline < now.mono.as_millis() {
                 return Err(format!("R25: {waiter:?} still waits after its deadline {deadline}"));
             }
-            if let Some(valid) = self.valid(*key, now) {
+            if let Some(valid) = self.valid(*key, now).filter(|valid| !self.clock_moved || Some(*valid) != *expired) {
                 return Err(format!("R24: token {valid} is valid, and {waiter:?} waits"));
             }
         }
