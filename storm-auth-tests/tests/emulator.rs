@@ -143,6 +143,27 @@ fn the_status_of_a_refusal_can_be_nginx_s_default() {
 }
 
 #[test]
+fn each_kind_of_limiter_refuses_in_its_own_words() {
+    for (name, passes, status, retry_after, kind, length) in [
+        ("nginx-503", 21, 503, None, Some("text/html"), 197),
+        ("nginx-date", 21, 429, Some("Tue, 14 Nov 2023 22:13:40 GMT"), Some("text/html"), 169),
+        ("apim", 15, 429, Some("300"), Some("application/json"), 85),
+        ("aspnet", 21, 429, Some("420"), Some("text/plain"), 53),
+        ("lump", 21, 429, None, None, 0),
+    ] {
+        let emulator = manual().limiter(Limiter::named(name).unwrap()).start();
+        let mut socket = Socket::connect(&emulator.token_url());
+        for _ in 0..passes {
+            assert_eq!(socket.token(GOOD).status, 200, "{name}");
+        }
+        let refused = socket.token(GOOD);
+        assert_eq!((refused.status, refused.body.len()), (status, length), "{name}");
+        assert_eq!((refused.header("retry-after"), refused.header("content-type")), (retry_after, kind), "{name}");
+        assert_eq!(emulator.counts().throttled, 1);
+    }
+}
+
+#[test]
 fn a_held_request_is_released_by_the_clock() {
     let emulator = manual().limiter(Limiter::nginx_delay()).start();
     assert_eq!(token(&emulator, GOOD).status, 200);

@@ -66,7 +66,10 @@ impl Budget {
     pub(super) fn group(&self) -> Bucket {
         // Half a second of 20 for what the network does to the rhythm.
         let interval = self.interval();
-        self.0.map_or(Bucket::UNLIMITED, |rate| Bucket::new(interval, rate.burst, interval / 40))
+        self.0.map_or(Bucket::UNLIMITED, |rate| Bucket {
+            grain: millis(interval).div_ceil(1_000),
+            ..Bucket::new(interval, rate.burst, interval / 40)
+        })
     }
 
     /// The bucket of one key within the group.
@@ -87,6 +90,9 @@ impl Default for Budget {
 ///
 /// The limiter sees the requests when they arrive, in another rhythm than they were sent in. The first burst passes in any
 /// rhythm; what comes behind it is held back by `margin` in addition, once, since each interval counts from the one before.
+///
+/// nginx counts in thousandths of a request and drops what is less at each request that it lets pass, so a bucket that is seldom
+/// empty refills more slowly than by its rate. `grain` is what a thousandth costs.
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
     /// Zero: no limit.
@@ -94,13 +100,16 @@ pub(super) struct Bucket {
     /// How far `full` may lie ahead when a request goes.
     tolerance: u64,
     margin: u64,
+    grain: u64,
     full: u64,
     /// When a request last found the bucket full: since then it has been refilling.
     since: u64,
+    /// How much of `full` is fractions that were dropped since then. The burst does not suffer from them.
+    lost: u64,
 }
 
 impl Bucket {
-    const UNLIMITED: Self = Self { interval: 0, tolerance: 0, margin: 0, full: 0, since: 0 };
+    const UNLIMITED: Self = Self { interval: 0, tolerance: 0, margin: 0, grain: 1, full: 0, since: 0, lost: 0 };
 
     fn new(interval: Duration, burst: u32, margin: Duration) -> Self {
         let interval = millis(interval);
@@ -124,8 +133,9 @@ impl Bucket {
         let held_back = if self.tolerance == 0 { self.margin.saturating_mul(ahead.saturating_sub(1)) } else { 0 };
         let full = bucket.full.saturating_add(self.interval.saturating_mul(ahead)).saturating_add(held_back);
         let ready = full.saturating_sub(self.tolerance);
-        let in_burst = ready <= bucket.since;
-        Mono::from_millis(if in_burst { ready } else { ready.saturating_add(self.margin) }).max(at)
+        let in_burst = ready.saturating_sub(bucket.lost);
+        let after_burst = ready.saturating_add(self.margin);
+        Mono::from_millis(if in_burst <= bucket.since { in_burst } else { after_burst }).max(at)
     }
 
     /// How many requests may go at `at`.
@@ -135,7 +145,8 @@ impl Bucket {
         }
         let at = at.as_millis();
         let bucket = self.refilled(at);
-        let reach = bucket.since.max(at.saturating_sub(self.margin)).saturating_add(self.tolerance);
+        let in_burst = bucket.since.saturating_add(bucket.lost);
+        let reach = in_burst.max(at.saturating_sub(self.margin)).saturating_add(self.tolerance);
         match reach.checked_sub(bucket.full) {
             None => 0,
             Some(spare) => u32::try_from(spare / self.interval).unwrap_or(u32::MAX).saturating_add(1),
@@ -144,19 +155,24 @@ impl Bucket {
 
     /// Spends one request.
     pub(super) fn take(&mut self, at: Mono) {
-        *self = self.refilled(at.as_millis());
-        self.full = self.full.saturating_add(self.interval);
+        let at = at.as_millis();
+        *self = self.refilled(at);
+        let fraction = self.full.saturating_sub(at) % self.grain;
+        let dropped = if fraction > 0 { self.grain - fraction } else { 0 };
+        self.lost = self.lost.saturating_add(dropped);
+        self.full = self.full.saturating_add(dropped).saturating_add(self.interval);
     }
 
     /// The limiter refused a request that was sent at `at`: whatever this model thought, no burst is left.
     pub(super) fn drain(&mut self, at: Mono) {
         self.full = self.full.max(at.as_millis().saturating_add(self.tolerance));
+        self.lost = 0;
     }
 
     /// The bucket as a request finds it at `at`.
     fn refilled(&self, at: u64) -> Self {
         match self.full.saturating_add(self.margin) <= at || self.full == 0 {
-            true => Self { full: at, since: at, ..self.clone() },
+            true => Self { full: at, since: at, lost: 0, ..self.clone() },
             false => Self { full: self.full.max(at), ..self.clone() },
         }
     }
@@ -209,6 +225,27 @@ mod tests {
         bucket.take(at(0));
         assert_eq!(bucket.next_after(20, at(10_000_000)), at(10_000_000));
         assert_eq!(bucket.next_after(21, at(10_000_000)), at(10_020_500));
+    }
+
+    #[test]
+    fn r29_a_bucket_that_is_never_empty_loses_fractions_as_nginx_does() {
+        let mut bucket = Budget::default().group();
+        (0..21).for_each(|_| bucket.take(at(0)));
+        // A request every 20.519 s: 25.95 thousandths above the rate each time, of which nginx drops 0.95.
+        let mut excess = 20_000;
+        for sent in (1..=30).map(|number| number * 20_519) {
+            assert!(bucket.next() <= at(sent));
+            bucket.take(at(sent));
+            excess = excess - 50 * 20_519 / 1_000 + 1_000;
+            assert_eq!(bucket.full, sent + (excess + 1_000) * 20);
+        }
+        // And the burst passes in any rhythm.
+        let mut bucket = Budget::default().group();
+        for sent in 1..=21 {
+            assert!(bucket.next() <= at(sent) && bucket.available(at(sent)) > 0);
+            bucket.take(at(sent));
+        }
+        assert_eq!((bucket.next(), bucket.available(at(520))), (at(20_521), 0));
     }
 
     #[test]

@@ -19,8 +19,17 @@ Usage: emulator [options]
   --port <n>            the token endpoint's port (default: 8080; 0: any free one)
   --api-port <n>        the API's port (default: 8081; 0: any free one)
   --ttl <seconds>       lifetime of the tokens (default: 600)
-  --limiter <kind>      nginx (3 a minute, burst 20), nginx-delay (the same, holding early requests) or none (default: nginx)
-  --reject-status <n>   status of a request that the limiter refuses (default: 429)
+  --limiter <kind>      what stands before the token endpoint (default: nginx)
+                          nginx        3 requests a minute with a burst of 20 more
+                          nginx-delay  the same, holding early requests
+                          nginx-503    the same as nginx, refusing with 503
+                          nginx-date   the same as nginx, with a date in Retry-After
+                          apim         Azure API Management: 15 requests in any 300 s, Retry-After in seconds
+                          aspnet       AspNetCoreRateLimit, stacked: 21 requests in 7 minutes, 200 in an hour, refused
+                                       ones included; Retry-After in seconds
+                          lump         three tokens each minute, a bucket of 21
+                          none         no limit
+  --reject-status <n>   status of a request that the limiter refuses (default: the limiter's own)
   --leeway <seconds>    how long past its expiry the API takes a token, at most 300 (default: 0)
   --client-id <id>      the client (default: storm-auth)
   --client-secret <s>   its secret (default: emulated-secret)
@@ -59,11 +68,9 @@ fn arguments(mut parser: lexopt::Parser) -> Result<Option<Builder>, lexopt::Erro
             Long("port") => builder.token_port(parser.value()?.parse()?),
             Long("api-port") => builder.api_port(parser.value()?.parse()?),
             Long("ttl") => builder.lifetime(Duration::from_secs(parser.value()?.parse()?)),
-            Long("limiter") => builder.limiter(parser.value()?.parse_with(|kind| match kind {
-                "nginx" => Ok(Limiter::nginx()),
-                "nginx-delay" => Ok(Limiter::nginx_delay()),
-                "none" => Ok(Limiter::none()),
-                _ => Err("one of nginx, nginx-delay, none"),
+            Long("limiter") => builder.limiter(parser.value()?.parse_with(|kind| match Limiter::named(kind) {
+                Some(limiter) => Ok(limiter),
+                None => Err(format!("one of {}", Limiter::NAMES.join(", "))),
             })?),
             Long("reject-status") => {
                 builder.reject_status(parser.value()?.parse_with(|status| match status.parse() {

@@ -138,7 +138,11 @@ impl From<Response<Bytes>> for Fault {
 
 /// The page that nginx 1.22.1 sends for an error of its own: 169 bytes for 429.
 pub(super) fn page(status: StatusCode) -> Response<Bytes> {
-    let title = format!("{} {}", status.as_str(), status.canonical_reason().unwrap_or("Unknown"));
+    let reason = match status {
+        StatusCode::SERVICE_UNAVAILABLE => "Service Temporarily Unavailable",
+        status => status.canonical_reason().unwrap_or("Unknown"),
+    };
+    let title = format!("{} {reason}", status.as_str());
     let body = format!(
         "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n\
          <hr><center>nginx/1.22.1</center>\r\n</body>\r\n</html>\r\n"

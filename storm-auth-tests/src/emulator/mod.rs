@@ -2,8 +2,8 @@
 //!
 //! - **Token endpoint** ([`Emulator::token_url`]): the client-credentials grant with the service's error table. Every
 //!   protocol error is a 400 with `{"error":"…"}` alone.
-//! - **Limiter** ([`Limiter`]): stands before it, per IP address, in nginx's arithmetic. Its 429 is an HTML page without
-//!   `Retry-After`, on a connection that stays open.
+//! - **Limiter** ([`Limiter`]): stands before it, per IP address, in nginx's arithmetic or another one's. nginx's 429 is an HTML
+//!   page without `Retry-After`, on a connection that stays open; each kind answers in its own way.
 //! - **Tokens**: JWTs in the recorded shape with a true RS256 signature. A client treats them as opaque. No two are the same.
 //! - **API** ([`Emulator::api_url`]): checks the signature, the times, the issuer and whether the token was revoked
 //!   (401 with a challenge), then the `ApplicationId` header (500 without one, as the live services answer), and
@@ -36,14 +36,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, Method, Response, StatusCode, Uri};
 use tokio::sync::{Notify, oneshot};
 
 pub use self::{
     clock::Clock,
     fault::{At, Endpoint, Fault},
     jwt::KeySize,
-    limiter::{Limiter, LimiterKind, Nginx, Verdict},
+    limiter::{AspNet, Limiter, LimiterKind, Lump, Nginx, Quota, RetryAfter, Verdict, Window},
 };
 use self::{
     fault::Faults,
@@ -200,7 +200,7 @@ impl Emulator {
 
     /// Puts another limiter, or the same one afresh, before the token endpoint.
     pub fn set_limiter(&self, limiter: Limiter) {
-        self.shared.state().limiter = limiter;
+        self.shared.state().limiter = rejecting(limiter, self.shared.reject_status);
     }
 
     // What was seen.
@@ -334,7 +334,7 @@ pub struct Builder {
     limiter: Limiter,
     clock: Clock,
     leeway: Duration,
-    reject_status: StatusCode,
+    reject_status: Option<StatusCode>,
     chunked: bool,
     key_size: KeySize,
     application_id: u64,
@@ -350,7 +350,7 @@ impl Default for Builder {
             limiter: Limiter::nginx(),
             clock: Clock::system(),
             leeway: Duration::ZERO,
-            reject_status: StatusCode::TOO_MANY_REQUESTS,
+            reject_status: None,
             chunked: false,
             key_size: KeySize::default(),
             application_id: APPLICATION_ID,
@@ -383,12 +383,13 @@ impl Builder {
         self
     }
 
-    /// The status of a request that the limiter refuses. nginx's own default is 503; the service is documented to send 429.
+    /// The status of a request that the limiter refuses, whichever it is. nginx's own default is 503; the service is documented
+    /// to send 429.
     ///
     /// # Panics
     /// When it is not a status of HTTP.
     pub fn reject_status(mut self, status: u16) -> Self {
-        self.reject_status = StatusCode::from_u16(status).expect("a status is between 100 and 999");
+        self.reject_status = Some(StatusCode::from_u16(status).expect("a status is between 100 and 999"));
         self
     }
 
@@ -472,7 +473,7 @@ impl Builder {
             state: Mutex::new(State {
                 clients: self.clients.into_iter().collect(),
                 lifetime: self.lifetime,
-                limiter: self.limiter,
+                limiter: rejecting(self.limiter, self.reject_status),
                 revoked: Revoked::default(),
                 counts: Counts::default(),
                 token: Side::default(),
@@ -598,7 +599,7 @@ struct Shared {
     clock: Clock,
     issuer: String,
     leeway: Duration,
-    reject_status: StatusCode,
+    reject_status: Option<StatusCode>,
     chunked: bool,
     key_size: KeySize,
     state: Mutex<State>,
@@ -658,11 +659,13 @@ impl Shared {
     }
 
     /// Counts a request and asks the limiter about it.
-    fn arrived(&self, endpoint: Endpoint, peer: IpAddr, now_ms: u64) -> (Held<'_>, Verdict) {
-        let verdict = match endpoint {
-            Endpoint::Token => self.state().limiter.admit(peer, now_ms),
-            Endpoint::Api => Verdict::Pass,
-        };
+    fn arrived(&self, endpoint: Endpoint, peer: IpAddr, now_ms: u64) -> Arrival<'_> {
+        let (mut verdict, mut refusal) = (Verdict::Pass, None);
+        if endpoint == Endpoint::Token {
+            let limiter = &mut self.state().limiter;
+            verdict = limiter.admit(peer, now_ms);
+            refusal = (verdict == Verdict::Reject).then(|| limiter.refusal(peer, now_ms));
+        }
         let gauge: Gauge = match endpoint {
             Endpoint::Token => |counts| &mut counts.token_in_flight,
             Endpoint::Api => |counts| &mut counts.api_in_flight,
@@ -679,7 +682,7 @@ impl Shared {
                 }
             }
         });
-        (Held { shared: self, gauge }, verdict)
+        Arrival { in_flight: Held { shared: self, gauge }, verdict, refusal }
     }
 
     fn record(&self, endpoint: Endpoint, request: Recorded) {
@@ -747,6 +750,14 @@ impl State {
     }
 }
 
+/// A request whose head is there.
+struct Arrival<'a> {
+    in_flight: Held<'a>,
+    verdict: Verdict,
+    /// The limiter's answer, where it refused.
+    refusal: Option<Response<Bytes>>,
+}
+
 /// One of the counts that go down again.
 type Gauge = fn(&mut Counts) -> &mut u64;
 
@@ -759,6 +770,13 @@ struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.shared.count(|counts| *(self.gauge)(counts) -= 1);
+    }
+}
+
+fn rejecting(limiter: Limiter, status: Option<StatusCode>) -> Limiter {
+    match status {
+        Some(status) => limiter.rejecting_with(status),
+        None => limiter,
     }
 }
 

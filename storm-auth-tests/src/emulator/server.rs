@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    At, Endpoint, Fault, Recorded, Shared, Verdict, api,
+    Arrival, At, Endpoint, Fault, Recorded, Shared, Verdict, api,
     body::Body,
     fault::{mark_sensitive, page},
     jwt::Key,
@@ -103,7 +103,7 @@ async fn respond(
     let at_ms = shared.clock.now_ms();
     let (request, body) = request.into_parts();
     // Counted when the head is there, decided before the body is: as nginx does it.
-    let (_in_flight, verdict) = shared.arrived(endpoint, peer, at_ms);
+    let Arrival { in_flight: _in_flight, verdict, refusal } = shared.arrived(endpoint, peer, at_ms);
     let Some((body, length)) = read(body).await else {
         // The client is gone; nobody will see this.
         return finish(page(StatusCode::BAD_REQUEST), shared);
@@ -111,10 +111,11 @@ async fn respond(
     record(&request, &body, length, endpoint, verdict, at_ms, shared);
     // Waits add up from the request's arrival, so that with a manual clock only the clock decides when they end.
     let mut due_ms = at_ms;
-    match verdict {
-        Verdict::Pass => {}
-        Verdict::Hold(time) => shared.clock.wait(&mut due_ms, time).await,
-        Verdict::Reject => return finish(page(shared.reject_status), shared),
+    if let Some(refusal) = refusal {
+        return finish(refusal, shared);
+    }
+    if let Verdict::Hold(time) = verdict {
+        shared.clock.wait(&mut due_ms, time).await;
     }
     let mut fault = shared.side(endpoint, |side| side.faults.take());
     while let Some(Fault::After(time, then)) = fault {

@@ -80,24 +80,57 @@ enum Spent {
     },
 }
 
-/// When the next request may go after all that was spent: 1 + `burst` at once, one per `slot` behind them, and these by
-/// `margin` later, once.
-fn ready(spent: &[Spent], slot: u64, burst: u64, margin: u64) -> u64 {
-    // When all is paid for, one slot each; and when it last was, before a request.
-    let (mut paid, mut calm) = (0, 0);
+/// A bucket as all that was spent leaves it.
+struct Left {
+    /// When all is paid for, one slot each.
+    paid: u64,
+    /// When all was paid for the last time, before a request.
+    calm: u64,
+    /// What of `paid` is fractions of a grain that the limiter dropped since then: nginx counts thousandths of a request.
+    dropped: u64,
+}
+
+impl Left {
+    /// As a request at `at` finds it.
+    fn found(self, at: u64, margin: u64) -> Self {
+        if self.paid + margin <= at || self.paid == 0 {
+            return Self { paid: at, calm: at, dropped: 0 };
+        }
+        Self { paid: self.paid.max(at), ..self }
+    }
+
+    /// When the next request may go. The burst does not suffer from what was dropped.
+    fn ready(&self, slot: u64, burst: u64, margin: u64) -> u64 {
+        let ready = self.paid.saturating_sub(slot * burst);
+        let in_burst = ready.saturating_sub(self.dropped);
+        if in_burst <= self.calm { in_burst } else { ready + margin }
+    }
+}
+
+fn left(spent: &[Spent], slot: u64, burst: u64, margin: u64) -> Left {
+    let grain = if margin > 0 { slot.div_ceil(1_000).max(1) } else { 1 };
+    let mut left = Left { paid: 0, calm: 0, dropped: 0 };
     for spent in spent {
         match *spent {
             Spent::Request { at } => {
-                if paid + margin <= at {
-                    (paid, calm) = (at, at);
-                }
-                paid = paid.max(at) + slot;
+                left = left.found(at, margin);
+                let dropped = (left.paid - at).next_multiple_of(grain) - (left.paid - at);
+                left.paid += dropped + slot;
+                left.dropped += dropped;
             }
-            Spent::Nothing { at } => paid = paid.max(at + slot * burst),
+            Spent::Nothing { at } => {
+                left.paid = left.paid.max(at + slot * burst);
+                left.dropped = 0;
+            }
         }
     }
-    let ready = paid.saturating_sub(slot * burst);
-    if ready <= calm { ready } else { ready + margin }
+    left
+}
+
+/// When the next request may go after all that was spent: 1 + `burst` at once, one per `slot` behind them, and these by
+/// `margin` later, once.
+fn ready(spent: &[Spent], slot: u64, burst: u64, margin: u64) -> u64 {
+    left(spent, slot, burst, margin).ready(slot, burst, margin)
 }
 
 /// What a caller gets.
@@ -593,14 +626,11 @@ impl Model {
     pub(crate) fn status(&self, now: Time) -> Status {
         let budget_left = match self.rules.budget {
             None => u64::from(u32::MAX),
-            Some(_) => {
-                let mut spent = self.spent.clone();
-                let mut left = 0;
-                while self.ready(&spent) <= now.mono {
-                    spent.push(Spent::Request { at: now.mono });
-                    left += 1;
-                }
-                left
+            Some((_, burst)) => {
+                let (slot, margin) = (self.rules.slot(), self.rules.slot() / 40);
+                let left = left(&self.spent, slot, burst, margin).found(now.mono, margin);
+                let reach = (left.calm + left.dropped).max(now.mono.saturating_sub(margin)) + slot * burst;
+                reach.checked_sub(left.paid).map_or(0, |spare| spare / slot + 1)
             }
         };
         let timers = self.keys.values().flat_map(|key| {
@@ -712,14 +742,18 @@ impl Model {
     fn turn(&self, id: u64, now: Time) -> u64 {
         let key = &self.keys[&id];
         let open = self.opening().max(now.mono);
-        let mut spent = self.spent.clone();
-        if let Doing::Wanting { need, .. } = key.doing {
-            for _ in self.line().iter().filter(|place| **place < (need, id)) {
-                let at = self.ready(&spent).max(open);
-                spent.push(Spent::Request { at });
-            }
-        }
-        self.ready(&spent).max(open).max(self.key_ready(key))
+        let ahead = match key.doing {
+            Doing::Wanting { need, .. } => self.line().iter().filter(|place| **place < (need, id)).count() as u64,
+            _ => 0,
+        };
+        let Some((_, burst)) = self.rules.budget.filter(|_| ahead > 0) else {
+            return self.ready(&self.spent).max(open).max(self.key_ready(key));
+        };
+        // What the limiter will drop of those before it is not foreseen.
+        let (slot, margin) = (self.rules.slot(), self.rules.slot() / 40);
+        let mut left = left(&self.spent, slot, burst, margin).found(self.ready(&self.spent).max(open), margin);
+        left.paid += slot * ahead + if burst == 0 { margin * (ahead - 1) } else { 0 };
+        left.ready(slot, burst, margin).max(open).max(self.key_ready(key))
     }
 
     fn want(&mut self, id: u64, now: Time) {
