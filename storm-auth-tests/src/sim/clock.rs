@@ -47,6 +47,8 @@ impl Clock {
     }
 
     fn rebase(&mut self, at: u64) {
+        // Not into a suspend that it has accounted for already.
+        let at = at.max(self.anchor);
         let now = self.now(at);
         (self.anchor, self.mono, self.unix) = (at, now.mono.as_millis(), now.unix.as_millis());
     }
@@ -69,6 +71,9 @@ mod tests {
         assert_eq!(clock.now(1_000), Now::from_millis(50, 8_999_500));
         clock.sleep(2_000, 10_002_000);
         assert_eq!(clock.now(10_002_000), Now::from_millis(1_050, 18_999_500));
+        // Set while it sleeps: the monotonic clock stands all the same.
+        clock.step_wall(5_000_000, 500);
+        assert_eq!(clock.now(10_002_000), Now::from_millis(1_050, 19_000_000));
     }
 
     #[test]

@@ -269,7 +269,11 @@ impl<'a> World<'a> {
             | Happening::Cancel { process, life, .. }
             | Happening::Deliver { process, life, .. }
             | Happening::Rejected { process, life, .. } => Some((*process, Some(*life))),
-            Happening::TellSecret { process, .. } | Happening::Start { process } => Some((*process, None)),
+            Happening::TellSecret { process, .. }
+            | Happening::Start { process }
+            | Happening::Fault(
+                Fault::Close { process, .. } | Fault::Misconfigure { process, .. } | Fault::Warm { process, .. },
+            ) => Some((*process, None)),
             _ => None,
         };
         if let Some((process, life)) = of
@@ -831,9 +835,6 @@ impl<'a> World<'a> {
     }
 
     fn warm(&mut self, process: usize, key: usize, on: bool) -> Ruling {
-        if self.processes[process].suspended_until > self.at {
-            return Ok(());
-        }
         self.touch(process, |alive, now, _| {
             let id = alive.keys[key];
             alive.judge.warm(key, on);
