@@ -46,7 +46,8 @@
 //!
 //! # Forks
 //!
-//! A process may fork while none of its threads is inside a call, or reports a request. The child serves the tokens that are
+//! A process may fork while none of its threads is inside a call and no thread of this crate is at work (one reports a request, or
+//! looks after a key that is kept warm, for microseconds): a lock that is held then stays locked. The child serves the tokens that are
 //! cached, keeps to the gate and the budget that its parent knew, and sends requests of its own; what its parent has under way
 //! is none of its business, and neither closing nor dropping anything in the child touches it. Guards of
 //! [`keep_warm`](TokenProvider::keep_warm) do nothing in it. API calls go out over connections of its own, unless the client is
