@@ -592,7 +592,7 @@ impl Machine {
 impl Machine {
     /// Everything that the passing of time decides.
     pub(super) fn elapse(&mut self, now: Now) {
-        self.gate.open_when_reached(now);
+        self.gate.look(now);
         let mut overdue = Vec::new();
         // Those that are due now, and none that one of them sets: so this ends, whatever they do. One may have been overtaken by
         // another, so each looks whether it still holds.

@@ -7,6 +7,9 @@ use crate::time::{Moment, Mono, Now};
 #[derive(Default, Debug)]
 pub(super) struct Gate {
     until: Option<Moment>,
+    /// When it opens by the monotonic clock, as far as the clocks could tell when they were read last: a suspend or a wall clock
+    /// that was set brings it forward, and one that was set back puts it off again.
+    opens: Mono,
     /// Throttles in a row since the last success.
     throttles: u32,
     felt: Option<Mono>,
@@ -37,6 +40,7 @@ impl Gate {
         let before = self.closed_until(now).map_or(Duration::ZERO, |until| until.left(now));
         if wait > before {
             self.until = Some(now.after(wait));
+            self.opens = now.mono + wait;
         }
         wait.saturating_sub(before)
     }
@@ -45,13 +49,15 @@ impl Gate {
         self.until.filter(|until| !until.reached(now))
     }
 
-    /// Forgets a closure that is over, so that a wall clock which is set back does not close the gate again.
-    pub(super) fn open_when_reached(&mut self, now: Now) {
+    /// Reads the clocks. A closure that is over is forgotten, so that a wall clock which is set back does not close the gate
+    /// again.
+    pub(super) fn look(&mut self, now: Now) {
         self.until = self.closed_until(now);
+        self.opens = self.until.map_or(Mono::default(), |until| now.mono + until.left(now));
     }
 
     /// When it opens by the monotonic clock; a point in the past when it is open.
     pub(super) fn opens(&self) -> Mono {
-        self.until.map_or(Mono::default(), |until| until.mono)
+        self.opens
     }
 }

@@ -353,14 +353,14 @@ impl Machine {
 
     /// The answer to a token request. Report it as it came, whatever its status.
     pub fn handle_response(&mut self, op: OpId, response: &http::Response<ResponseBody>, now: Now) {
-        self.gate.open_when_reached(now);
+        self.gate.look(now);
         self.answered(op, response, now);
         self.elapse(now);
     }
 
     /// A token request brought no answer.
     pub fn handle_failure(&mut self, op: OpId, failure: Failure, now: Now) {
-        self.gate.open_when_reached(now);
+        self.gate.look(now);
         self.failed(op, failure, now);
         self.elapse(now);
     }

@@ -434,3 +434,20 @@ impl IntoError for Acquire {
         }
     }
 }
+
+/// R21, R28, R36: the monotonic clock slept through half of the gate, and the wall clock did not.
+#[test]
+fn r21_r28_r36_a_gate_that_was_slept_through_opens_when_the_wall_clock_says_so() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait(key);
+    lab.answer(retry_after(status(429), "600"));
+    lab.suspend(secs(500));
+    // Up to 2 s are spread on top of the 600.
+    let error = lab.error(key);
+    let left = error.retry_at().unwrap().since(lab.now().unix);
+    assert!(left >= secs(100) && left <= secs(102), "{error:?}");
+    let waiter = lab.wait_within(key, secs(103));
+    lab.drive(left);
+    lab.answer(granted("first", 600));
+    assert!(lab.result(waiter).is_ok());
+}
