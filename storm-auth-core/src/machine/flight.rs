@@ -198,10 +198,10 @@ impl Machine {
 
     /// A caller, or keeping warm, wants a request for this key: from `Idle`, or from a `BackingOff` that is over.
     pub(super) fn want(&mut self, key: KeyId, now: Now) {
-        let slot = self.slot_mut(key);
-        match &slot.flight {
-            Flight::Idle => {}
-            Flight::BackingOff { until, .. } if until.reached(now) => {}
+        let slot = &self.slots[&key];
+        match (&slot.flight, self.end_of_back_off(key)) {
+            (Flight::Idle, _) => {}
+            (Flight::BackingOff { .. }, Some(until)) if until.reached(now) => {}
             _ => return,
         }
         let reason = slot.reason(now);
@@ -256,6 +256,9 @@ impl Machine {
         self.bucket.take(now.mono);
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.bucket.take(now.mono);
+        if slot.failures > 0 {
+            self.outage.retried(key, &mut self.rng, now);
+        }
         let reason = slot.reason(now);
         let patience = slot.patience.span();
         let patience_ends = now.mono + patience;
@@ -302,7 +305,7 @@ impl Machine {
         match &self.slots[&key].flight {
             Flight::Idle | Flight::Requesting { .. } => None,
             Flight::Queued { .. } => Some(self.rate_limited(key, now)),
-            Flight::BackingOff { until, .. } if until.reached(now) => None,
+            Flight::BackingOff { .. } if self.end_of_back_off(key).is_some_and(|until| until.reached(now)) => None,
             Flight::BackingOff { trouble, .. } => Some(self.trouble(key, trouble, now)),
         }
     }
@@ -325,21 +328,31 @@ impl Machine {
 
     /// When this key's endpoint may be asked again: its back-off, its spacing, the gate and the budget.
     fn retry_at(&self, key: KeyId, now: Now) -> Unix {
-        let back_off = match &self.slots[&key].flight {
-            Flight::BackingOff { until, .. } => now.mono + until.left(now),
-            _ => now.mono,
-        };
+        let back_off = self.end_of_back_off(key).map_or(now.mono, |until| now.mono + until.left(now));
         told(self.slot_time(key, now).max(back_off), now)
     }
 
+    /// When this key has backed off long enough: by itself, and by what other keys of the group meet (R35).
+    pub(super) fn end_of_back_off(&self, key: KeyId) -> Option<Moment> {
+        match self.slots[&key].flight {
+            Flight::BackingOff { until, trouble: Trouble::Unavailable(_) } => {
+                Some(self.outage.end_of_back_off(key, until))
+            }
+            Flight::BackingOff { until, .. } => Some(until),
+            Flight::Idle | Flight::Queued { .. } | Flight::Requesting { .. } => None,
+        }
+    }
+
     /// When somebody must ask the machine again about this key, whose token is valid.
-    pub(super) fn look(&self, slot: &Slot, held: &Held, now: Now) -> Moment {
-        match &slot.flight {
+    pub(super) fn look(&self, key: KeyId, held: &Held, now: Now) -> Moment {
+        match &self.slots[&key].flight {
             Flight::Idle if self.phase == Phase::ShutDown => held.hard,
             Flight::Idle => self.refresh_at(held, now),
             Flight::Queued { spaced_until, .. } => now.after(self.next_slot().max(*spaced_until).since(now.mono)),
             Flight::Requesting { patience_ends, .. } => now.after(patience_ends.since(now.mono)),
-            Flight::BackingOff { until, .. } => until.max(self.refresh_at(held, now)),
+            Flight::BackingOff { until, .. } => {
+                self.end_of_back_off(key).unwrap_or(*until).max(self.refresh_at(held, now))
+            }
         }
     }
 }
@@ -479,6 +492,10 @@ impl Machine {
         self.outputs.event(Event::Granted { key, token: token.id(), expires_at, refresh_at, other_scope });
         self.resolve_waiters(key, &Ok(token));
         self.settle(key, now);
+        if self.outage.ended() {
+            // The others may retry earlier than they were told.
+            self.settle_all(now);
+        }
     }
 
     fn refused(&mut self, key: KeyId, refusal: Refusal, now: Now) {
@@ -740,10 +757,11 @@ impl Machine {
             _ if !warm => None,
             (Flight::Idle, None) => Some(now.mono),
             (Flight::Idle, Some(held)) => Some(now.mono + self.refresh_at(held, now).left(now)),
-            (Flight::BackingOff { until, .. }, None) => Some(now.mono + until.left(now)),
-            (Flight::BackingOff { until, .. }, Some(held)) => {
+            (Flight::BackingOff { until, .. }, held) => {
+                let until = self.end_of_back_off(key).unwrap_or(*until);
                 // Refreshes may have become late since it began.
-                Some(now.mono + until.max(self.refresh_at(held, now)).left(now))
+                let until = held.map_or(until, |held| until.max(self.refresh_at(held, now)));
+                Some(now.mono + until.left(now))
             }
             (Flight::Queued { .. } | Flight::Requesting { .. }, _) => None,
         };
@@ -781,6 +799,10 @@ impl Machine {
                 slot.flight = Flight::Idle;
             }
         }
+        self.settle_all(now);
+    }
+
+    fn settle_all(&mut self, now: Now) {
         let keys: Vec<_> = self.slots.keys().copied().collect();
         keys.into_iter().for_each(|key| self.settle(key, now));
     }

@@ -21,6 +21,7 @@ mod backoff;
 mod budget;
 mod flight;
 mod gate;
+mod outage;
 mod output;
 mod timer;
 mod waiters;
@@ -46,6 +47,7 @@ pub use waiters::WaiterId;
 use budget::Bucket;
 use flight::{Flight, Slot};
 use gate::Gate;
+use outage::Outage;
 use output::Outputs;
 use timer::{Timer, Timers};
 use waiters::{Waiter, Waiters};
@@ -179,6 +181,7 @@ pub struct Machine {
     queue: BTreeSet<flight::Place>,
     bucket: Bucket,
     gate: Gate,
+    outage: Outage,
     phase: Phase,
     outputs: Outputs,
     changed: BTreeSet<KeyId>,
@@ -208,6 +211,7 @@ impl Machine {
             timers: Timers::default(),
             queue: BTreeSet::new(),
             gate: Gate::default(),
+            outage: Outage::default(),
             phase: Phase::Open,
             outputs: Outputs::default(),
             changed: BTreeSet::new(),
@@ -428,13 +432,14 @@ impl Machine {
     pub fn peek(&self, key: KeyId, now: Now) -> Option<Peek> {
         let slot = self.slots.get(&key)?;
         let held = slot.valid(now)?;
-        Some(Peek { token: held.token.clone(), hard: held.hard, look: self.look(slot, held, now).min(held.hard) })
+        Some(Peek { token: held.token.clone(), hard: held.hard, look: self.look(key, held, now).min(held.hard) })
     }
 
     /// The state of the whole group, for a health endpoint.
     pub fn status(&self, now: Now) -> Status {
         Status {
             gate_closed_until: self.gate.closed_until(now).map(|until| until.told(now)),
+            retries_held_until: self.outage.held_until(now).map(|until| until.told(now)),
             budget_left: self.bucket.available(now.mono),
             waiters: self.waiters.len(),
             keys: self.slots.keys().filter_map(|key| self.key_status(*key, now)).collect(),
@@ -455,8 +460,14 @@ impl Machine {
                 Flight::Idle => Activity::Idle,
                 Flight::Queued { .. } => Activity::Queued,
                 Flight::Requesting { .. } => Activity::Requesting,
-                Flight::BackingOff { until, .. } if until.reached(now) => Activity::Idle,
+                Flight::BackingOff { .. } if self.end_of_back_off(key).is_some_and(|until| until.reached(now)) => {
+                    Activity::Idle
+                }
                 Flight::BackingOff { .. } => Activity::BackingOff,
+            },
+            backs_off_until: match slot.flight {
+                Flight::BackingOff { until, .. } if !until.reached(now) => Some(until.told(now)),
+                _ => None,
             },
             error: self.standing_error(key, now),
         })

@@ -389,6 +389,8 @@ pub struct Counters {
 pub struct Status {
     /// Until when the gate is closed; `None` when it is open.
     pub gate_closed_until: Option<Unix>,
+    /// Until when keys that fail do not retry, because another one has just tried; `None` when nothing holds them back.
+    pub retries_held_until: Option<Unix>,
     /// How many requests the budget would let go at once; `u32::MAX` without a budget.
     pub budget_left: u32,
     /// How many callers wait.
@@ -413,6 +415,8 @@ pub struct KeyStatus {
     pub refresh_at: Option<Unix>,
     /// What the key is doing.
     pub activity: Activity,
+    /// Until when it backs off by itself after its last failure; what holds the whole group back may put that off.
+    pub backs_off_until: Option<Unix>,
     /// What stands in the way, while it does: a caller without a token would get this.
     pub error: Option<AcquireError>,
 }

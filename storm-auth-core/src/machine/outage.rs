@@ -1,0 +1,48 @@
+//! An outage of the endpoint, as all keys of a limiter group feel it: they retry in turns, so that the bucket fills meanwhile.
+//!
+//! Every failing key backs off by itself, and a key that retries also holds the retries of the others back for a while, as if
+//! its own next retry were theirs too: thirty keys ask about as often as one (R35). Keys that have not failed are not concerned,
+//! nor is the one that holds, and a token ends the outage for all.
+
+use crate::machine::{KeyId, backoff};
+use crate::time::{Moment, Now};
+
+#[derive(Default, Debug)]
+pub(super) struct Outage {
+    /// Retries of all keys since the last token.
+    retries: u32,
+    held: Option<Hold>,
+}
+
+#[derive(Debug)]
+struct Hold {
+    until: Moment,
+    by: KeyId,
+}
+
+impl Outage {
+    /// This key, which has failed before, is asking again.
+    pub(super) fn retried(&mut self, key: KeyId, rng: &mut fastrand::Rng, now: Now) {
+        self.retries = self.retries.saturating_add(1);
+        self.held = Some(Hold { until: now.after(backoff::after_failure(rng, self.retries)), by: key });
+    }
+
+    /// A token came; returns whether anything was held back.
+    pub(super) fn ended(&mut self) -> bool {
+        self.retries = 0;
+        self.held.take().is_some()
+    }
+
+    /// Until when other keys than the one that asked last do not retry.
+    pub(super) fn held_until(&self, now: Now) -> Option<Moment> {
+        self.held.as_ref().map(|hold| hold.until).filter(|until| !until.reached(now))
+    }
+
+    /// When this key's back-off is over, if it was over at `until` by itself.
+    pub(super) fn end_of_back_off(&self, key: KeyId, until: Moment) -> Moment {
+        match &self.held {
+            Some(hold) if hold.by != key => until.max(hold.until),
+            _ => until,
+        }
+    }
+}
