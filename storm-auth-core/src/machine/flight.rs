@@ -87,6 +87,8 @@ pub(super) enum Flight {
         place: Place,
         spaced_until: Mono,
         reason: Reason,
+        /// The back-off that it comes from, and goes back to when nobody needs the request any more.
+        retries: Option<(Moment, Trouble)>,
     },
     /// A request is under way.
     Requesting {
@@ -199,11 +201,11 @@ impl Machine {
     /// A caller, or keeping warm, wants a request for this key: from `Idle`, or from a `BackingOff` that is over.
     pub(super) fn want(&mut self, key: KeyId, now: Now) {
         let slot = &self.slots[&key];
-        match (&slot.flight, self.end_of_back_off(key)) {
-            (Flight::Idle, _) => {}
-            (Flight::BackingOff { .. }, Some(until)) if until.reached(now) => {}
+        let retries = match (&slot.flight, self.end_of_back_off(key)) {
+            (Flight::Idle, _) => None,
+            (Flight::BackingOff { until, trouble }, Some(end)) if end.reached(now) => Some((*until, trouble.clone())),
             _ => return,
-        }
+        };
         let reason = slot.reason(now);
         let need = match &slot.held {
             Some(held) => now.mono + held.hard.left(now),
@@ -215,7 +217,10 @@ impl Machine {
             return;
         }
         let place = Place { need, key };
-        self.slot_mut(key).flight = Flight::Queued { place, spaced_until, reason };
+        if matches!(retries, Some((_, Trouble::Unavailable(_)))) {
+            self.outage.hold(key, &mut self.rng, now);
+        }
+        self.slot_mut(key).flight = Flight::Queued { place, spaced_until, reason, retries };
         if spaced_until > now.mono {
             self.timers.set(spaced_until, Timer::Spaced(key));
         } else {
@@ -256,8 +261,8 @@ impl Machine {
         self.bucket.take(now.mono);
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.bucket.take(now.mono);
-        if slot.failures > 0 {
-            self.outage.retried(key, &mut self.rng, now);
+        if matches!(slot.flight, Flight::Queued { retries: Some((_, Trouble::Unavailable(_))), .. }) {
+            self.outage.retried();
         }
         let reason = slot.reason(now);
         let patience = slot.patience.span();
@@ -580,9 +585,11 @@ impl Machine {
             return Invalidated::HeldOff;
         }
         // A refresh in the queue has become an earlier need, if it still is one.
-        self.leave_queue(key);
         if self.slots[&key].is_wanted(now) {
+            self.lose_place(key);
             self.want(key, now);
+        } else {
+            self.leave_queue(key);
         }
         self.settle(key, now);
         Invalidated::Dropped
@@ -740,10 +747,21 @@ impl Machine {
     }
 
     fn leave_queue(&mut self, key: KeyId) {
+        if matches!(self.slots[&key].flight, Flight::Queued { .. }) {
+            self.lose_place(key);
+            self.outage.release(key);
+        }
+    }
+
+    fn lose_place(&mut self, key: KeyId) {
         if let Flight::Queued { place, spaced_until, .. } = self.slots[&key].flight {
             self.queue.remove(&place);
             self.timers.clear(spaced_until, Timer::Spaced(key));
-            self.slot_mut(key).flight = Flight::Idle;
+            let slot = self.slot_mut(key);
+            slot.flight = match core::mem::replace(&mut slot.flight, Flight::Idle) {
+                Flight::Queued { retries: Some((until, trouble)), .. } => Flight::BackingOff { until, trouble },
+                _ => Flight::Idle,
+            };
             self.changed.insert(key);
         }
     }

@@ -1,8 +1,10 @@
 //! An outage of the endpoint, as all keys of a limiter group feel it: they retry in turns, so that the bucket fills meanwhile.
 //!
-//! Every failing key backs off by itself, and a key that retries also holds the retries of the others back for a while, as if
+//! Every failing key backs off by itself, and a key that is about to retry also holds the retries of the others back for a while, as if
 //! its own next retry were theirs too: thirty keys ask about as often as one (R35). Keys that have not failed are not concerned,
 //! nor is the one that holds, and a token ends the outage for all.
+
+use core::time::Duration;
 
 use crate::machine::{KeyId, backoff};
 use crate::time::{Moment, Now};
@@ -21,10 +23,24 @@ struct Hold {
 }
 
 impl Outage {
-    /// This key, which has failed before, is asking again.
-    pub(super) fn retried(&mut self, key: KeyId, rng: &mut fastrand::Rng, now: Now) {
+    /// This key, which has failed before, is about to ask again.
+    pub(super) fn hold(&mut self, key: KeyId, rng: &mut fastrand::Rng, now: Now) {
+        if self.held_until(now).is_some() && self.held.as_ref().is_some_and(|hold| hold.by == key) {
+            return;
+        }
+        // Never nothing: of those that may go at this moment, one does.
+        let span = backoff::after_failure(rng, self.retries.saturating_add(1)).max(Duration::from_millis(1));
+        self.held = Some(Hold { until: now.after(span), by: key });
+    }
+
+    /// It does not: nobody needs it any more.
+    pub(super) fn release(&mut self, key: KeyId) {
+        self.held.take_if(|hold| hold.by == key);
+    }
+
+    /// It has asked.
+    pub(super) fn retried(&mut self) {
         self.retries = self.retries.saturating_add(1);
-        self.held = Some(Hold { until: now.after(backoff::after_failure(rng, self.retries)), by: key });
     }
 
     /// A token came; returns whether anything was held back.

@@ -483,3 +483,76 @@ fn late_and_unknown_reports_are_ignored() {
     assert_eq!(lab.token(key), "t");
     assert_eq!(lab.status(key).error, None);
 }
+
+/// Calls every key each second while the endpoint fails for an hour, and then until the last key has its token. Returns how many
+/// requests went out in the outage, what the budget had left at its end, and after how many seconds the last key was served.
+fn outage_of_an_hour(clients: usize, kind: FailureKind) -> (usize, u32, u64) {
+    let mut lab = Lab::new();
+    let keys: Vec<_> = (0..clients).map(|client| lab.key(&format!("client-{client}"))).collect();
+    for _ in 0..3_600 {
+        lab.drive(secs(1));
+        keys.iter().for_each(|key| drop(lab.acquire(*key)));
+        while !lab.sends.is_empty() {
+            lab.fail(kind);
+        }
+    }
+    let (requests, left) = (lab.requests(), lab.machine.status(lab.now()).budget_left);
+    let mut served_after = 0;
+    while keys.iter().any(|key| lab.machine.peek(*key, lab.now()).is_none()) {
+        lab.drive(secs(1));
+        served_after += 1;
+        keys.iter().for_each(|key| drop(lab.acquire(*key)));
+        while !lab.sends.is_empty() {
+            lab.answer(granted("t", 3_600));
+        }
+        assert!(served_after < 3_600, "nobody is served");
+    }
+    (requests, left, served_after)
+}
+
+#[test]
+fn r28_r35_however_many_keys_fail_the_bucket_is_full_again_when_the_outage_ends() {
+    for kind in [FailureKind::Connect, FailureKind::Io] {
+        for (clients, most_requests, slowest) in
+            [(1, 90, 125), (5, 130, 125), (20, 160, 125), (30, 160, 310), (60, 180, 910)]
+        {
+            let (requests, left, served_after) = outage_of_an_hour(clients, kind);
+            assert!(requests <= most_requests, "{clients} keys: {requests} requests");
+            assert!(left >= 18, "{clients} keys: {left} left");
+            assert!(served_after <= slowest, "{clients} keys: the last after {served_after} s");
+        }
+    }
+}
+
+#[test]
+fn r35_a_key_that_retries_holds_others_that_fail_and_no_others_until_a_token_comes() {
+    let mut lab = Lab::new();
+    let (first, second, healthy) = (lab.key("first"), lab.key("second"), lab.key("healthy"));
+    for key in [first, second] {
+        lab.wait(key);
+        lab.fail(FailureKind::Connect);
+    }
+    lab.advance(secs(5));
+    lab.wait(first);
+    let held = lab.machine.status(lab.now()).retries_held_until.expect("the others are held back");
+    assert!(held > lab.unix(5_000) && held <= lab.unix(10_000), "{held}");
+    assert_eq!(lab.error(second).retry_at(), Some(held));
+    assert_eq!(lab.status(second).backs_off_until, None, "by itself it would go");
+    lab.wait(healthy);
+    lab.answer_key(healthy, granted("t", 600));
+    lab.wait(second);
+    assert_eq!(lab.wire.iter().map(|(_, key)| *key).collect::<Vec<_>>(), [first, second, first, healthy, second]);
+}
+
+#[test]
+fn r35_what_a_key_does_that_holds_the_others_is_its_own_back_off() {
+    let mut lab = Lab::new();
+    let key = lab.key("shop");
+    for _ in 0..20 {
+        lab.drive(secs(120));
+        lab.wait(key);
+        lab.fail(FailureKind::Connect);
+        let status = lab.status(key);
+        assert_eq!(status.error.and_then(|error| error.retry_at()), status.backs_off_until.or(Some(lab.now().unix)));
+    }
+}

@@ -264,7 +264,7 @@ fn r35_a_throttle_says_that_the_burst_is_gone_whoever_used_it() {
         lab.wait_within(key, secs(100));
     }
     lab.drive_to(100_000);
-    assert_eq!(lab.times(), [0, 3_000, 20_500, 40_500, 60_500]);
+    assert_eq!(lab.times(), [0, 3_000, 20_520, 40_540, 60_560]);
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn r36_whoever_stands_too_far_behind_in_the_queue_fails_at_once() {
     assert!(!lab.is_resolved(waiters[0]));
     assert!(!lab.is_resolved(waiters[1]));
     let error = lab.result(waiters[2]).unwrap_err();
-    assert_eq!(error.retry_at(), Some(lab.unix(40_500)));
+    assert_eq!(error.retry_at(), Some(lab.unix(40_540)));
     lab.drive_to(25_000);
     assert_eq!(lab.requests(), 5);
 }

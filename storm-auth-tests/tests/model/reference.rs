@@ -66,6 +66,8 @@ pub(crate) trait Draws {
     fn back_off(&self, key: u64) -> u64;
     /// How long the gate is closed from now.
     fn gate(&self) -> u64;
+    /// How long the retries of other keys are held back from now, if they are.
+    fn hold(&self) -> Option<u64>;
 }
 
 /// What happened in front of the limiter, by the monotonic clock.
@@ -108,13 +110,13 @@ impl Left {
 }
 
 fn left(spent: &[Spent], slot: u64, burst: u64, margin: u64) -> Left {
-    let grain = if margin > 0 { slot.div_ceil(1_000).max(1) } else { 1 };
+    let grain = if margin > 0 { slot.div_ceil(1_000).max(1) } else { 0 };
     let mut left = Left { paid: 0, calm: 0, dropped: 0 };
     for spent in spent {
         match *spent {
             Spent::Request { at } => {
                 left = left.found(at, margin);
-                let dropped = (left.paid - at).next_multiple_of(grain) - (left.paid - at);
+                let dropped = if left.paid > at { grain } else { 0 };
                 left.paid += dropped + slot;
                 left.dropped += dropped;
             }
@@ -225,6 +227,7 @@ pub(crate) struct Tally {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Status {
     pub(crate) gate: Option<u64>,
+    pub(crate) hold: Option<u64>,
     pub(crate) budget_left: u64,
     pub(crate) waiters: usize,
     pub(crate) keys: Vec<KeyStatus>,
@@ -241,6 +244,7 @@ pub(crate) struct KeyStatus {
     pub(crate) token_until: Option<u64>,
     pub(crate) refresh_at: Option<u64>,
     pub(crate) activity: Activity,
+    pub(crate) backs_off_until: Option<u64>,
     pub(crate) error: Option<Verdict>,
 }
 
@@ -269,6 +273,8 @@ enum Doing {
         need: u64,
         spaced: u64,
         in_line: bool,
+        /// What it rested for before, and goes back to when nobody needs the request any more.
+        before: Option<(Time, Trouble)>,
     },
     Asking {
         ticket: u64,
@@ -315,6 +321,11 @@ impl Key {
         self.token.as_ref().filter(|token| !token.dies.has_come(now))
     }
 
+    /// Whether it is about to ask again after an outage's failure.
+    fn retries(&self) -> bool {
+        matches!(self.doing, Doing::Wanting { before: Some((_, Trouble::Unavailable(_))), .. })
+    }
+
     fn is_wanted(&self, now: Time) -> bool {
         !self.waiting.is_empty() || self.warm > 0 || self.valid(now).is_some()
     }
@@ -341,7 +352,12 @@ pub(crate) struct Model {
     tickets: u64,
     waiters: u64,
     spent: Vec<Spent>,
+    /// When the gate opens, and when that is by the monotonic clock, as the clocks told when they were read last.
     gate: Option<Time>,
+    opening: u64,
+    /// Retries of all keys since the last token, and until when the last one holds those of other keys back.
+    retries: u32,
+    hold: Option<(u64, Time)>,
     /// Throttles in a row, and when the last one was felt.
     throttles: u32,
     felt: Option<u64>,
@@ -363,6 +379,9 @@ impl Model {
             waiters: 0,
             spent: Vec::new(),
             gate: None,
+            opening: 0,
+            retries: 0,
+            hold: None,
             throttles: 0,
             felt: None,
             is_closed: false,
@@ -401,6 +420,9 @@ impl Model {
     }
 
     pub(crate) fn remove_key(&mut self, id: u64) {
+        if self.keys.contains_key(&id) {
+            self.leave(id);
+        }
         if let Some(key) = self.keys.remove(&id) {
             self.resolved.extend(key.waiting.into_keys().map(|waiter| (waiter, Verdict::UnknownKey)));
         }
@@ -413,12 +435,12 @@ impl Model {
         if matches!(key.doing, Doing::Asking { sent, .. } if now.wall.saturating_sub(sent.wall) >= key.patience()) {
             self.key(id).doing = Doing::Nothing;
             self.tally.aborted += 1;
-            self.ask_again(id, now);
+            self.ask_again(id, now, draws);
         }
         let deadline = now.mono.saturating_add(patience.unwrap_or(self.rules.patience));
         let valid = self.keys[&id].valid(now).map(|token| token.text.clone());
         if valid.is_none() || self.refresh_at(&self.keys[&id], now).is_some_and(|at| at.has_come(now)) {
-            self.want(id, now);
+            self.want(id, now, draws);
         }
         if let Some(text) = valid {
             return Answer::Now(Verdict::Token(text));
@@ -465,6 +487,7 @@ impl Model {
         key.fresh_rejections = if fresh { key.fresh_rejections + 1 } else { 0 };
         let hold_off = key.fresh_rejections >= 2 && !matches!(key.doing, Doing::Asking { .. });
         self.tally.rejected += 1;
+        let held = self.hold;
         self.leave(id);
         if hold_off {
             let until = now.after(60 * SECOND);
@@ -472,7 +495,9 @@ impl Model {
             return Rejection::HeldOff;
         }
         if self.keys[&id].is_wanted(now) {
-            self.want(id, now);
+            // It loses its place, and not its turn.
+            self.hold = held;
+            self.want(id, now, draws);
         }
         self.set_alarm(id, now);
         Rejection::Dropped
@@ -530,14 +555,14 @@ impl Model {
             self.feel(&reply.says, reply.retry_after, sent, now, draws);
             match &reply.says {
                 Says::Token { text, lifetime } => self.grant(id, text, *lifetime, sent, now, draws),
-                Says::Throttle => self.ask_again(id, now),
+                Says::Throttle => self.ask_again(id, now, draws),
                 Says::Misconfigured | Says::Nonsense => {
                     let is_refused = reply.says == Says::Misconfigured;
                     *(if is_refused { &mut self.tally.refused } else { &mut self.tally.unusable }) += 1;
                     let key = self.key(id);
                     if key.secret != secret {
                         // R43: what the old secret is told says nothing about the new one.
-                        self.ask_again(id, now);
+                        self.ask_again(id, now, draws);
                     } else if is_refused {
                         key.refusals += 1;
                         key.refused = true;
@@ -598,7 +623,7 @@ impl Model {
                     if key.alarm.is_some_and(|at| at <= now.mono) {
                         self.key(id).alarm = None;
                         if self.refresh_at(&self.keys[&id], now).is_none_or(|at| at.has_come(now)) {
-                            self.want(id, now);
+                            self.want(id, now, draws);
                         }
                         self.set_alarm(id, now);
                     }
@@ -641,14 +666,15 @@ impl Model {
             };
             doing.into_iter().chain(key.alarm).chain(key.waiting.values().copied())
         });
-        let next = self.line().first().map(|_| self.opening().max(self.ready(&self.spent)));
+        let next = self.line().first().map(|_| self.opening.max(self.ready(&self.spent)));
         let rests = |key: &Key| matches!(key.doing, Doing::Nothing | Doing::Resting { .. }) && key.waiting.is_empty();
         Status {
             gate: self.gate.filter(|gate| !gate.has_come(now)).map(|gate| now.wall + gate.left(now)),
+            hold: self.hold.filter(|(_, hold)| !hold.has_come(now)).map(|(_, hold)| now.wall + hold.left(now)),
             budget_left,
             waiters: self.keys.values().map(|key| key.waiting.len()).sum(),
             keys: self.keys.iter().map(|(id, key)| self.key_status(*id, key, now)).collect(),
-            peeks: self.keys.values().map(|key| self.peek(key, now)).collect(),
+            peeks: self.keys.iter().map(|(id, key)| self.peek(*id, key, now)).collect(),
             timeout: timers.chain(next).min(),
             is_idle: self.keys.values().all(rests),
         }
@@ -656,6 +682,7 @@ impl Model {
 
     fn key_status(&self, id: u64, key: &Key, now: Time) -> KeyStatus {
         let token = key.valid(now);
+        let rests_until = self.rests_until(id).unwrap_or(now);
         KeyStatus {
             key: id,
             client: key.client.clone(),
@@ -665,26 +692,30 @@ impl Model {
                 Doing::Nothing => Activity::Idle,
                 Doing::Wanting { .. } => Activity::Queued,
                 Doing::Asking { .. } => Activity::Requesting,
-                Doing::Resting { until, .. } if until.has_come(now) => Activity::Idle,
+                Doing::Resting { .. } if rests_until.has_come(now) => Activity::Idle,
                 Doing::Resting { .. } => Activity::BackingOff,
             },
+            backs_off_until: match key.doing {
+                Doing::Resting { until, .. } if !until.has_come(now) => Some(now.wall + until.left(now)),
+                _ => None,
+            },
             error: match key.doing {
-                Doing::Resting { until, .. } if until.has_come(now) => None,
+                Doing::Resting { .. } if rests_until.has_come(now) => None,
                 _ => self.error(id, now),
             },
         }
     }
 
-    fn peek(&self, key: &Key, now: Time) -> Option<(String, Time, Time)> {
+    fn peek(&self, id: u64, key: &Key, now: Time) -> Option<(String, Time, Time)> {
         let token = key.valid(now)?;
         let refresh = self.refresh_at(key, now)?;
         let on_both = |mono: u64| now.after(mono.saturating_sub(now.mono));
         let look = match key.doing {
             Doing::Nothing if self.is_closed => token.dies,
             Doing::Nothing => refresh,
-            Doing::Wanting { spaced, .. } => on_both(self.opening().max(self.ready(&self.spent)).max(spaced)),
+            Doing::Wanting { spaced, .. } => on_both(self.opening.max(self.ready(&self.spent)).max(spaced)),
             Doing::Asking { silence, .. } => on_both(silence),
-            Doing::Resting { until, .. } => until.later(refresh),
+            Doing::Resting { until, .. } => self.rests_until(id).unwrap_or(until).later(refresh),
         };
         Some((token.text.clone(), token.dies, look.earlier(token.dies)))
     }
@@ -718,12 +749,20 @@ impl Model {
         self.rules.budget.map_or(0, |(_, burst)| ready(&key.spent, self.rules.slot(), burst.min(2), 0))
     }
 
-    fn opening(&self) -> u64 {
-        self.gate.map_or(0, |gate| gate.mono)
-    }
-
     fn open_gate(&mut self, now: Time) {
         self.gate = self.gate.filter(|gate| !gate.has_come(now));
+        self.opening = self.gate.map_or(0, |gate| now.mono + gate.left(now));
+    }
+
+    /// R35: a key that fails waits for its own back-off, and for that of the key that tried last.
+    fn rests_until(&self, id: u64) -> Option<Time> {
+        match (self.keys[&id].doing.clone(), self.hold) {
+            (Doing::Resting { until, why: Trouble::Unavailable(_) }, Some((by, hold))) if by != id => {
+                Some(until.later(hold))
+            }
+            (Doing::Resting { until, .. }, _) => Some(until),
+            _ => None,
+        }
     }
 
     /// Who is in line, the earliest need first.
@@ -741,7 +780,7 @@ impl Model {
     /// When a request of this key can go if nothing else happens: all those before it in the line go first.
     fn turn(&self, id: u64, now: Time) -> u64 {
         let key = &self.keys[&id];
-        let open = self.opening().max(now.mono);
+        let open = self.opening.max(now.mono);
         let ahead = match key.doing {
             Doing::Wanting { need, .. } => self.line().iter().filter(|place| **place < (need, id)).count() as u64,
             _ => 0,
@@ -749,27 +788,44 @@ impl Model {
         let Some((_, burst)) = self.rules.budget.filter(|_| ahead > 0) else {
             return self.ready(&self.spent).max(open).max(self.key_ready(key));
         };
-        // What the limiter will drop of those before it is not foreseen.
         let (slot, margin) = (self.rules.slot(), self.rules.slot() / 40);
-        let mut left = left(&self.spent, slot, burst, margin).found(self.ready(&self.spent).max(open), margin);
-        left.paid += slot * ahead + if burst == 0 { margin * (ahead - 1) } else { 0 };
+        let from = self.ready(&self.spent).max(open);
+        let mut left = left(&self.spent, slot, burst, margin).found(from, margin);
+        if burst == 0 {
+            left.paid += margin * (ahead - 1);
+        } else {
+            let dropped = slot.div_ceil(1_000).max(1) * (ahead - u64::from(left.paid <= from));
+            left.paid += dropped;
+            left.dropped += dropped;
+        }
+        left.paid += slot * ahead;
         left.ready(slot, burst, margin).max(open).max(self.key_ready(key))
     }
 
-    fn want(&mut self, id: u64, now: Time) {
+    fn want(&mut self, id: u64, now: Time, draws: &dyn Draws) {
         let key = &self.keys[&id];
-        match key.doing {
-            Doing::Nothing => {}
-            Doing::Resting { until, .. } if until.has_come(now) => {}
+        let before = match key.doing {
+            Doing::Nothing => None,
+            Doing::Resting { until, why } if self.rests_until(id).is_some_and(|until| until.has_come(now)) => {
+                Some((until, why))
+            }
             _ => return,
-        }
+        };
         if self.is_closed {
             self.key(id).doing = Doing::Nothing;
             return;
         }
         let need = now.mono + key.token.as_ref().map_or(0, |token| token.dies.left(now));
         let spaced = self.key_ready(key);
-        self.key(id).doing = Doing::Wanting { need, spaced, in_line: spaced <= now.mono };
+        if matches!(before, Some((_, Trouble::Unavailable(_)))) {
+            // R35: full jitter for the others too. Who leaves the line again lets go of it.
+            let holds = self.hold.filter(|(by, hold)| *by == id && !hold.has_come(now));
+            let most = ((5 * SECOND) << self.retries.min(10)).min(120 * SECOND);
+            let wait = draws.hold().unwrap_or(1);
+            assert!((1..=most).contains(&wait), "retries are held for {wait} after {}", self.retries);
+            self.hold = holds.or(Some((id, now.after(wait))));
+        }
+        self.key(id).doing = Doing::Wanting { need, spaced, in_line: spaced <= now.mono, before };
         self.let_go(Some(id), now);
         self.set_alarm(id, now);
     }
@@ -791,6 +847,7 @@ impl Model {
         self.tickets += 1;
         let ticket = self.tickets;
         self.spent.push(Spent::Request { at: now.mono });
+        self.retries += u32::from(self.keys[&id].retries());
         let key = self.key(id);
         key.spent.push(Spent::Request { at: now.mono });
         let (secret, patience) = (key.secret.clone(), key.patience());
@@ -838,6 +895,7 @@ impl Model {
         assert!(wait <= before.max(*range.end()), "the gate is closed for {wait}, not {range:?}, {before} before");
         if wait > before {
             self.gate = Some(now.after(wait));
+            self.opening = now.mono + wait;
         }
         self.tally.gated += wait - before;
     }
@@ -866,7 +924,7 @@ impl Model {
             // R22: a step of the wall clock costs one request.
             let stepped = cause == Cause::ExpiredOnArrival && dies.mono > now.mono;
             match stepped && self.may_repeat(id) {
-                true => self.ask_again(id, now),
+                true => self.ask_again(id, now, draws),
                 false => self.back_off(id, cause, now, draws),
             }
             return;
@@ -882,6 +940,11 @@ impl Model {
         }
         self.serve(id, text);
         self.set_alarm(id, now);
+        // The outage is over for all.
+        self.retries = 0;
+        if self.hold.take().is_some() {
+            self.ids().into_iter().for_each(|id| self.set_alarm(id, now));
+        }
     }
 
     fn serve(&mut self, id: u64, text: &str) {
@@ -900,7 +963,7 @@ impl Model {
             Kind::Aborted => {
                 self.tally.aborted += 1;
                 if self.may_repeat(id) {
-                    return self.ask_again(id, now);
+                    return self.ask_again(id, now, draws);
                 }
             }
         }
@@ -933,9 +996,9 @@ impl Model {
     }
 
     /// Whoever can wait for the next slot does, without being told.
-    fn ask_again(&mut self, id: u64, now: Time) {
+    fn ask_again(&mut self, id: u64, now: Time, draws: &dyn Draws) {
         if self.keys[&id].is_wanted(now) {
-            self.want(id, now);
+            self.want(id, now, draws);
         }
         if matches!(self.keys[&id].doing, Doing::Nothing) {
             self.fail_all(id, &Verdict::Closed, now);
@@ -975,6 +1038,7 @@ impl Model {
             Doing::Nothing | Doing::Asking { .. } => None,
             Doing::Wanting { .. } => Some(self.rate_limited(id, now)),
             Doing::Resting { until, why } => {
+                let until = self.rests_until(id).unwrap_or(until);
                 let retry_at = now.told(self.turn(id, now).max(now.mono + until.left(now)));
                 Some(match why {
                     Trouble::Misconfigured => Verdict::Configuration { retry_at },
@@ -1008,8 +1072,9 @@ impl Model {
 
     fn leave(&mut self, id: u64) {
         let key = self.key(id);
-        if matches!(key.doing, Doing::Wanting { .. }) {
-            key.doing = Doing::Nothing;
+        if let Doing::Wanting { before, .. } = key.doing {
+            key.doing = before.map_or(Doing::Nothing, |(until, why)| Doing::Resting { until, why });
+            self.hold.take_if(|(by, _)| *by == id);
         }
     }
 
@@ -1026,7 +1091,10 @@ impl Model {
         let left = match key.doing {
             _ if key.warm == 0 || self.is_closed => None,
             Doing::Nothing => Some(refresh.map_or(0, |at| at.left(now))),
-            Doing::Resting { until, .. } => Some(refresh.map_or(until, |at| until.later(at)).left(now)),
+            Doing::Resting { until, .. } => {
+                let until = self.rests_until(id).unwrap_or(until);
+                Some(refresh.map_or(until, |at| until.later(at)).left(now))
+            }
             Doing::Wanting { .. } | Doing::Asking { .. } => None,
         };
         self.key(id).alarm = left.map(|left| now.mono + left);

@@ -146,27 +146,19 @@ struct Drawn<'m> {
 }
 
 impl Draws for Drawn<'_> {
-    /// The first moment at which the key would no longer be backing off; asked of a getter, which changes nothing.
     fn back_off(&self, key: u64) -> u64 {
-        let backs_off = |span: u64| {
-            let then = Now { mono: self.now.mono + Duration::from_millis(span), ..self.now };
-            let status = self.machine.key_status(self.keys[&key], then).expect("the key is there");
-            status.activity == machine::Activity::BackingOff
-        };
-        let (mut least, mut most) = (0, 1 << 18);
-        while least < most {
-            let middle = (least + most) / 2;
-            match backs_off(middle) {
-                true => least = middle + 1,
-                false => most = middle,
-            }
-        }
-        least
+        let status = self.machine.key_status(self.keys[&key], self.now).expect("the key is there");
+        status.backs_off_until.map_or(0, |until| until.as_millis() - self.now.unix.as_millis())
     }
 
     fn gate(&self) -> u64 {
         let until = self.machine.status(self.now).gate_closed_until.expect("the gate is closed");
         until.as_millis() - self.now.unix.as_millis()
+    }
+
+    fn hold(&self) -> Option<u64> {
+        let until = self.machine.status(self.now).retries_held_until?;
+        Some(until.as_millis() - self.now.unix.as_millis())
     }
 }
 
@@ -515,6 +507,7 @@ impl Stage {
         let point = |at: storm_auth_core::Moment| Time { mono: at.mono.as_millis(), wall: at.unix.as_millis() };
         Status {
             gate: status.gate_closed_until.map(|at| at.as_millis()),
+            hold: status.retries_held_until.map(|at| at.as_millis()),
             budget_left: status.budget_left.into(),
             waiters: status.waiters,
             keys: (status.keys.iter())
@@ -530,6 +523,7 @@ impl Stage {
                         machine::Activity::BackingOff => Activity::BackingOff,
                         other => panic!("an activity that the model does not know: {other:?}"),
                     },
+                    backs_off_until: key.backs_off_until.map(|at| at.as_millis()),
                     error: key.error.as_ref().map(verdict_of),
                 })
                 .collect(),
