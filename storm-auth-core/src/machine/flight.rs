@@ -384,7 +384,6 @@ impl Machine {
         let Some(landed) = self.land(op) else { return };
         let key = landed.key;
         let slot = self.slots.get_mut(&key).expect(KNOWN);
-        slot.patience.answered();
         let secrets = secrets(slot, &landed.secret);
         let secrets: Vec<&[u8]> = secrets.iter().map(|secret| &secret[..]).collect();
         let answer = read_response(response, &secrets, Duration::from_millis(now.unix.as_millis()));
@@ -392,6 +391,10 @@ impl Machine {
             self.outputs.event(Event::Noticed { key, diagnostic });
         }
         let throttled = matches!(&answer.outcome, Outcome::Refused(refusal) if refusal.class == Class::Throttled);
+        if !throttled {
+            // A limiter in front that refuses one request may hold the next, so only the endpoint itself proves that it answers.
+            self.slot_mut(key).patience.answered();
+        }
         self.mind_the_gate(throttled, answer.retry_after, landed.sent, now);
         match answer.outcome {
             Outcome::Granted(grant) => self.granted(landed, grant, now),

@@ -203,7 +203,11 @@ fn r47_a_silent_request_ends_by_its_patience_which_doubles_and_falls_back() {
     assert_eq!(patience, [60, 120, 240, 420, 420]);
     assert_eq!(TokenRequest::CONNECT_PATIENCE, secs(5));
     assert_eq!(lab.machine.counters().timed_out, 5);
+    // The limiter that refuses this one may hold the next.
     until_asked(&mut lab, key);
+    lab.answer(retry_after(status(429), "20"));
+    until_asked(&mut lab, key);
+    assert_eq!(lab.sends[0].patience, secs(420));
     lab.answer(status(500));
     until_asked(&mut lab, key);
     assert_eq!(lab.sends[0].patience, secs(60));

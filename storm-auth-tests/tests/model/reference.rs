@@ -551,7 +551,9 @@ impl Model {
     pub(crate) fn answer(&mut self, ticket: u64, reply: &Reply, now: Time, draws: &dyn Draws) {
         self.open_gate(now);
         if let Some((id, sent, secret)) = self.land(ticket) {
-            self.key(id).silences = 0;
+            if reply.says != Says::Throttle {
+                self.key(id).silences = 0;
+            }
             self.feel(&reply.says, reply.retry_after, sent, now, draws);
             match &reply.says {
                 Says::Token { text, lifetime } => self.grant(id, text, *lifetime, sent, now, draws),
