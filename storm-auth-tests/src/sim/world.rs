@@ -915,9 +915,7 @@ impl<'a> World<'a> {
         let fits = holders * 30 * SECOND <= self.server.lifetime * 3 / 4;
         let fits = fits && (limited || holders < 10);
         let slow = matches!(self.scenario.budget, Some((rate, _)) if rate < 3);
-        // Where more want to be held than the limiter holds, and each gives its first requests up, luck decides.
-        let held_up = matches!(self.limiter.kind(), LimiterKind::Nginx(nginx) if !nginx.nodelay) && holders > 15;
-        if !fits || slow || held_up {
+        if !fits || slow {
             return Ok(());
         }
         self.report.liveness_checked = true;
