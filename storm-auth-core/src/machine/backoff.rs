@@ -8,7 +8,7 @@ use crate::time::millis;
 const FIRST: Duration = Duration::from_secs(5);
 /// No back-off is longer: after an outage a call finds its token within this and one request (R28). Its mean is three slots
 /// of the documented limiter, so that a few processes leave its bucket filling while the endpoint is down.
-const LONGEST: Duration = Duration::from_secs(120);
+pub(super) const LONGEST: Duration = Duration::from_secs(120);
 
 /// Throttles in a row that wait one slot each; the limiter refills at a fixed pace, so waiting longer would only starve
 /// whoever is polite. From here on it must be one that counts refused requests, and the wait grows.

@@ -87,8 +87,6 @@ pub(super) enum Flight {
         place: Place,
         spaced_until: Mono,
         reason: Reason,
-        /// The back-off that it comes from, and goes back to when nobody needs the request any more.
-        retries: Option<(Moment, Trouble)>,
     },
     /// A request is under way.
     Requesting {
@@ -200,12 +198,12 @@ impl Machine {
 
     /// A caller, or keeping warm, wants a request for this key: from `Idle`, or from a `BackingOff` that is over.
     pub(super) fn want(&mut self, key: KeyId, now: Now) {
-        let slot = &self.slots[&key];
-        let retries = match (&slot.flight, self.end_of_back_off(key)) {
-            (Flight::Idle, _) => None,
-            (Flight::BackingOff { until, trouble }, Some(end)) if end.reached(now) => Some((*until, trouble.clone())),
+        let slot = self.slot_mut(key);
+        match &slot.flight {
+            Flight::Idle => {}
+            Flight::BackingOff { until, .. } if until.reached(now) => {}
             _ => return,
-        };
+        }
         let reason = slot.reason(now);
         let need = match &slot.held {
             Some(held) => now.mono + held.hard.left(now),
@@ -217,10 +215,7 @@ impl Machine {
             return;
         }
         let place = Place { need, key };
-        if matches!(retries, Some((_, Trouble::Unavailable(_)))) {
-            self.outage.hold(key, &mut self.rng, now);
-        }
-        self.slot_mut(key).flight = Flight::Queued { place, spaced_until, reason, retries };
+        self.slot_mut(key).flight = Flight::Queued { place, spaced_until, reason };
         if spaced_until > now.mono {
             self.timers.set(spaced_until, Timer::Spaced(key));
         } else {
@@ -244,7 +239,9 @@ impl Machine {
     /// that may be no waiter yet.
     fn dispatch(&mut self, asked: Option<KeyId>, now: Now) {
         while self.gate.closed_until(now).is_none() && self.bucket.next() <= now.mono {
-            let Some(Place { key, .. }) = self.queue.pop_first() else { return };
+            let Some(place) = self.queue.iter().find(|place| !self.is_held(place.key, now)).copied() else { return };
+            self.queue.remove(&place);
+            let key = place.key;
             if asked == Some(key) || self.slots[&key].is_wanted(now) {
                 self.send(key, now);
             } else {
@@ -261,9 +258,7 @@ impl Machine {
         self.bucket.take(now.mono);
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.bucket.take(now.mono);
-        if matches!(slot.flight, Flight::Queued { retries: Some((_, Trouble::Unavailable(_))), .. }) {
-            self.outage.retried();
-        }
+        self.outage.sent(key, &mut self.rng, now);
         let reason = slot.reason(now);
         let patience = slot.patience.span();
         let patience_ends = now.mono + patience;
@@ -278,20 +273,39 @@ impl Machine {
         self.settle(key, now);
     }
 
-    /// When the next request of the group may go; a point in the past when it may go at once.
-    pub(super) fn next_slot(&self) -> Mono {
-        self.gate.opens().max(self.bucket.next())
+    /// When the first of the queue goes, if nothing else happens; a point in the past when it may go at once.
+    pub(super) fn next_sending(&self) -> Option<Mono> {
+        let held = |place: &Place| self.outage.holds(place.key).map_or(Mono::default(), |(until, _)| until.mono);
+        let first = self.queue.iter().map(held).min()?;
+        Some(first.max(self.gate.opens()).max(self.bucket.next()))
+    }
+
+    /// Whether another key's retry holds this one back (R35).
+    fn is_held(&self, key: KeyId, now: Now) -> bool {
+        self.outage.holds(key).is_some_and(|(until, _)| !until.reached(now))
     }
 
     /// When a request of this key may go, as far as is known.
     fn slot_time(&self, key: KeyId, now: Now) -> Mono {
         let slot = &self.slots[&key];
         let ahead = match slot.flight {
-            Flight::Queued { place, .. } => self.queue.range(..place).take(PLACES_COUNTED).count(),
+            Flight::Queued { place, .. } => {
+                let before = self.queue.range(..place).filter(|place| !self.is_held(place.key, now));
+                before.take(PLACES_COUNTED).count()
+            }
             _ => 0,
         };
-        let group = self.bucket.next_after(ahead as u64, self.gate.opens().max(now.mono));
-        group.max(slot.bucket.next())
+        self.bucket.next_after(ahead as u64, self.opens(now)).max(slot.bucket.next()).max(self.released(key, now))
+    }
+
+    /// When the gate opens; now when it is open.
+    fn opens(&self, now: Now) -> Mono {
+        self.gate.closed_until(now).map_or(now.mono, |until| now.mono + until.left(now))
+    }
+
+    /// When no other key's retry holds this one back; now when none does.
+    fn released(&self, key: KeyId, now: Now) -> Mono {
+        self.outage.holds(key).map_or(now.mono, |(until, _)| now.mono + until.left(now))
     }
 
     /// Whether a caller without a token may wait for one, or what it fails with at once (R25, R27, R36).
@@ -299,7 +313,7 @@ impl Machine {
         match &self.slots[&key].flight {
             Flight::Requesting { .. } => Ok(()),
             Flight::Queued { .. } if deadline > self.slot_time(key, now) => Ok(()),
-            Flight::Queued { .. } => Err(self.rate_limited(key, now)),
+            Flight::Queued { .. } => Err(self.queued(key, now)),
             Flight::BackingOff { trouble, .. } => Err(self.trouble(key, trouble, now)),
             Flight::Idle => Err(AcquireError::Closed),
         }
@@ -309,16 +323,18 @@ impl Machine {
     pub(super) fn standing_error(&self, key: KeyId, now: Now) -> Option<AcquireError> {
         match &self.slots[&key].flight {
             Flight::Idle | Flight::Requesting { .. } => None,
-            Flight::Queued { .. } => Some(self.rate_limited(key, now)),
-            Flight::BackingOff { .. } if self.end_of_back_off(key).is_some_and(|until| until.reached(now)) => None,
+            Flight::Queued { .. } => Some(self.queued(key, now)),
+            Flight::BackingOff { until, .. } if until.reached(now) => None,
             Flight::BackingOff { trouble, .. } => Some(self.trouble(key, trouble, now)),
         }
     }
 
-    fn rate_limited(&self, key: KeyId, now: Now) -> AcquireError {
-        AcquireError::RateLimited {
-            retry_at: told(self.slot_time(key, now), now),
-            before: self.slots[&key].refusal.clone(),
+    /// Why a key in the queue has to wait: for its slot, or in an outage for its turn.
+    fn queued(&self, key: KeyId, now: Now) -> AcquireError {
+        let retry_at = told(self.slot_time(key, now), now);
+        match self.outage.holds(key) {
+            Some((until, cause)) if !until.reached(now) => AcquireError::Unavailable { cause: cause.clone(), retry_at },
+            _ => AcquireError::RateLimited { retry_at, before: self.slots[&key].refusal.clone() },
         }
     }
 
@@ -333,19 +349,11 @@ impl Machine {
 
     /// When this key's endpoint may be asked again: its back-off, its spacing, the gate and the budget.
     fn retry_at(&self, key: KeyId, now: Now) -> Unix {
-        let back_off = self.end_of_back_off(key).map_or(now.mono, |until| now.mono + until.left(now));
+        let back_off = match &self.slots[&key].flight {
+            Flight::BackingOff { until, .. } => now.mono + until.left(now),
+            _ => now.mono,
+        };
         told(self.slot_time(key, now).max(back_off), now)
-    }
-
-    /// When this key has backed off long enough: by itself, and by what other keys of the group meet (R35).
-    pub(super) fn end_of_back_off(&self, key: KeyId) -> Option<Moment> {
-        match self.slots[&key].flight {
-            Flight::BackingOff { until, trouble: Trouble::Unavailable(_) } => {
-                Some(self.outage.end_of_back_off(key, until))
-            }
-            Flight::BackingOff { until, .. } => Some(until),
-            Flight::Idle | Flight::Queued { .. } | Flight::Requesting { .. } => None,
-        }
     }
 
     /// When somebody must ask the machine again about this key, whose token is valid.
@@ -353,11 +361,12 @@ impl Machine {
         match &self.slots[&key].flight {
             Flight::Idle if self.phase == Phase::ShutDown => held.hard,
             Flight::Idle => self.refresh_at(held, now),
-            Flight::Queued { spaced_until, .. } => now.after(self.next_slot().max(*spaced_until).since(now.mono)),
-            Flight::Requesting { patience_ends, .. } => now.after(patience_ends.since(now.mono)),
-            Flight::BackingOff { until, .. } => {
-                self.end_of_back_off(key).unwrap_or(*until).max(self.refresh_at(held, now))
+            Flight::Queued { spaced_until, .. } => {
+                let turn = self.opens(now).max(self.bucket.next()).max(*spaced_until).max(self.released(key, now));
+                now.after(turn.since(now.mono))
             }
+            Flight::Requesting { patience_ends, .. } => now.after(patience_ends.since(now.mono)),
+            Flight::BackingOff { until, .. } => until.max(self.refresh_at(held, now)),
         }
     }
 }
@@ -396,6 +405,9 @@ impl Machine {
             self.slot_mut(key).patience.answered();
         }
         self.mind_the_gate(throttled, answer.retry_after, landed.sent, now);
+        if matches!(&answer.outcome, Outcome::Refused(refusal) if refusal.class == Class::Configuration) {
+            self.end_outage();
+        }
         match answer.outcome {
             Outcome::Granted(grant) => self.granted(landed, grant, now),
             Outcome::Refused(refusal) => match refusal.class {
@@ -481,6 +493,7 @@ impl Machine {
             };
         }
         self.counters.granted += 1;
+        self.end_outage();
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.failures = 0;
         slot.refusals = 0;
@@ -500,10 +513,6 @@ impl Machine {
         self.outputs.event(Event::Granted { key, token: token.id(), expires_at, refresh_at, other_scope });
         self.resolve_waiters(key, &Ok(token));
         self.settle(key, now);
-        if self.outage.ended() {
-            // The others may retry earlier than they were told.
-            self.settle_all(now);
-        }
     }
 
     fn refused(&mut self, key: KeyId, refusal: Refusal, now: Now) {
@@ -549,12 +558,19 @@ impl Machine {
         repeat
     }
 
+    /// The endpoint works again, so nobody's retry has to wait for another one's.
+    fn end_outage(&mut self) {
+        self.outage.ended();
+        self.changed.extend(self.queue.iter().map(|place| place.key));
+    }
+
     /// A failure that is neither a throttle nor a refused configuration.
     fn back_off(&mut self, key: KeyId, cause: Cause, now: Now) {
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.failures = slot.failures.saturating_add(1);
         let until = now.after(backoff::after_failure(&mut self.rng, slot.failures));
         slot.flight = Flight::BackingOff { until, trouble: Trouble::Unavailable(cause.clone()) };
+        self.outage.failed(key, cause.clone(), now);
         let retry_at = self.retry_at(key, now);
         self.outputs.event(Event::Failed { key, cause, retry_at });
         self.fail_with_trouble(key, now);
@@ -588,11 +604,9 @@ impl Machine {
             return Invalidated::HeldOff;
         }
         // A refresh in the queue has become an earlier need, if it still is one.
+        self.leave_queue(key);
         if self.slots[&key].is_wanted(now) {
-            self.lose_place(key);
             self.want(key, now);
-        } else {
-            self.leave_queue(key);
         }
         self.settle(key, now);
         Invalidated::Dropped
@@ -619,7 +633,7 @@ impl Machine {
 impl Machine {
     /// Everything that the passing of time decides.
     pub(super) fn elapse(&mut self, now: Now) {
-        self.gate.look(now);
+        self.gate.read_clocks(now);
         let mut overdue = Vec::new();
         // Those that are due now, and none that one of them sets: so this ends, whatever they do. One may have been overtaken by
         // another, so each looks whether it still holds.
@@ -648,7 +662,7 @@ impl Machine {
         for waiter in overdue {
             let Some(Waiter { key, .. }) = self.waiters.get(waiter) else { continue };
             let error = match self.slots[&key].flight {
-                Flight::Queued { .. } => self.rate_limited(key, now),
+                Flight::Queued { .. } => self.queued(key, now),
                 _ => AcquireError::DeadlineExceeded,
             };
             self.fail_waiter(waiter, error, now);
@@ -701,7 +715,7 @@ impl Machine {
                 .filter(|waiter| self.waiters.get(*waiter).is_some_and(|waiter| waiter.deadline <= next))
                 .collect();
             for waiter in hopeless {
-                self.fail_waiter(waiter, self.rate_limited(key, now), now);
+                self.fail_waiter(waiter, self.queued(key, now), now);
             }
             self.leave_queue_if_unneeded(key, now);
         }
@@ -750,21 +764,10 @@ impl Machine {
     }
 
     fn leave_queue(&mut self, key: KeyId) {
-        if matches!(self.slots[&key].flight, Flight::Queued { .. }) {
-            self.lose_place(key);
-            self.outage.release(key);
-        }
-    }
-
-    fn lose_place(&mut self, key: KeyId) {
         if let Flight::Queued { place, spaced_until, .. } = self.slots[&key].flight {
             self.queue.remove(&place);
             self.timers.clear(spaced_until, Timer::Spaced(key));
-            let slot = self.slot_mut(key);
-            slot.flight = match core::mem::replace(&mut slot.flight, Flight::Idle) {
-                Flight::Queued { retries: Some((until, trouble)), .. } => Flight::BackingOff { until, trouble },
-                _ => Flight::Idle,
-            };
+            self.slot_mut(key).flight = Flight::Idle;
             self.changed.insert(key);
         }
     }
@@ -778,11 +781,10 @@ impl Machine {
             _ if !warm => None,
             (Flight::Idle, None) => Some(now.mono),
             (Flight::Idle, Some(held)) => Some(now.mono + self.refresh_at(held, now).left(now)),
-            (Flight::BackingOff { until, .. }, held) => {
-                let until = self.end_of_back_off(key).unwrap_or(*until);
+            (Flight::BackingOff { until, .. }, None) => Some(now.mono + until.left(now)),
+            (Flight::BackingOff { until, .. }, Some(held)) => {
                 // Refreshes may have become late since it began.
-                let until = held.map_or(until, |held| until.max(self.refresh_at(held, now)));
-                Some(now.mono + until.left(now))
+                Some(now.mono + until.max(self.refresh_at(held, now)).left(now))
             }
             (Flight::Queued { .. } | Flight::Requesting { .. }, _) => None,
         };
@@ -820,10 +822,6 @@ impl Machine {
                 slot.flight = Flight::Idle;
             }
         }
-        self.settle_all(now);
-    }
-
-    fn settle_all(&mut self, now: Now) {
         let keys: Vec<_> = self.slots.keys().copied().collect();
         keys.into_iter().for_each(|key| self.settle(key, now));
     }
@@ -844,6 +842,7 @@ impl Machine {
             self.timers.clear(at, Timer::Warm(key));
         }
         self.keys.remove(&slot.key.identity());
+        self.outage.forget(key);
         if self.changed.len() > self.slots.len() + REMOVED_KEPT {
             // Nobody takes them.
             self.changed.retain(|key| self.slots.contains_key(key));

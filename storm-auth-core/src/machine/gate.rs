@@ -49,9 +49,9 @@ impl Gate {
         self.until.filter(|until| !until.reached(now))
     }
 
-    /// Reads the clocks. A closure that is over is forgotten, so that a wall clock which is set back does not close the gate
+    /// A closure that is over is forgotten, so that a wall clock which is set back does not close the gate
     /// again.
-    pub(super) fn look(&mut self, now: Now) {
+    pub(super) fn read_clocks(&mut self, now: Now) {
         self.until = self.closed_until(now);
         self.opens = self.until.map_or(Mono::default(), |until| now.mono + until.left(now));
     }

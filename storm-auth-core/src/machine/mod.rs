@@ -357,14 +357,14 @@ impl Machine {
 
     /// The answer to a token request. Report it as it came, whatever its status.
     pub fn handle_response(&mut self, op: OpId, response: &http::Response<ResponseBody>, now: Now) {
-        self.gate.look(now);
+        self.gate.read_clocks(now);
         self.answered(op, response, now);
         self.elapse(now);
     }
 
     /// A token request brought no answer.
     pub fn handle_failure(&mut self, op: OpId, failure: Failure, now: Now) {
-        self.gate.look(now);
+        self.gate.read_clocks(now);
         self.failed(op, failure, now);
         self.elapse(now);
     }
@@ -400,7 +400,7 @@ impl Machine {
                 Timer::Warm(_) => TimeoutReason::KeepWarm,
             },
         });
-        let slot = (!self.queue.is_empty()).then(|| Timeout { at: self.next_slot(), reason: TimeoutReason::NextSlot });
+        let slot = self.next_sending().map(|at| Timeout { at, reason: TimeoutReason::NextSlot });
         [timer, slot].into_iter().flatten().min_by_key(|timeout| timeout.at)
     }
 
@@ -460,14 +460,8 @@ impl Machine {
                 Flight::Idle => Activity::Idle,
                 Flight::Queued { .. } => Activity::Queued,
                 Flight::Requesting { .. } => Activity::Requesting,
-                Flight::BackingOff { .. } if self.end_of_back_off(key).is_some_and(|until| until.reached(now)) => {
-                    Activity::Idle
-                }
+                Flight::BackingOff { until, .. } if until.reached(now) => Activity::Idle,
                 Flight::BackingOff { .. } => Activity::BackingOff,
-            },
-            backs_off_until: match slot.flight {
-                Flight::BackingOff { until, .. } if !until.reached(now) => Some(until.told(now)),
-                _ => None,
             },
             error: self.standing_error(key, now),
         })

@@ -1,19 +1,23 @@
 //! An outage of the endpoint, as all keys of a limiter group feel it: they retry in turns, so that the bucket fills meanwhile.
 //!
-//! Every failing key backs off by itself, and a key that is about to retry also holds the retries of the others back for a while, as if
-//! its own next retry were theirs too: thirty keys ask about as often as one (R35). Keys that have not failed are not concerned,
-//! nor is the one that holds, and a token ends the outage for all.
+//! Every failing key backs off by itself, and each of its retries holds those of the others back for a while, as if they were
+//! one key: thirty of them ask about as often as one (R35). A key that has not failed is not concerned, and as soon as the
+//! endpoint answers one of them, the outage is over for all.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 
+use crate::error::Cause;
 use crate::machine::{KeyId, backoff};
 use crate::time::{Moment, Now};
 
 #[derive(Default, Debug)]
 pub(super) struct Outage {
-    /// Retries of all keys since the last token.
+    /// The keys that have failed since the endpoint answered last: when, and why.
+    failing: BTreeMap<KeyId, (Now, Cause)>,
+    /// Their retries since then.
     retries: u32,
-    held: Option<Hold>,
+    hold: Option<Hold>,
 }
 
 #[derive(Debug)]
@@ -23,42 +27,46 @@ struct Hold {
 }
 
 impl Outage {
-    /// This key, which has failed before, is about to ask again.
-    pub(super) fn hold(&mut self, key: KeyId, rng: &mut fastrand::Rng, now: Now) {
-        if self.held_until(now).is_some() && self.held.as_ref().is_some_and(|hold| hold.by == key) {
+    pub(super) fn failed(&mut self, key: KeyId, cause: Cause, now: Now) {
+        self.failing.insert(key, (now, cause));
+    }
+
+    /// A request of this key has gone out; if it is a retry, it holds those of the others back.
+    pub(super) fn sent(&mut self, key: KeyId, rng: &mut fastrand::Rng, now: Now) {
+        if !self.failing.contains_key(&key) {
             return;
         }
-        // Never nothing: of those that may go at this moment, one does.
-        let span = backoff::after_failure(rng, self.retries.saturating_add(1)).max(Duration::from_millis(1));
-        self.held = Some(Hold { until: now.after(span), by: key });
-    }
-
-    /// It does not: nobody needs it any more.
-    pub(super) fn release(&mut self, key: KeyId) {
-        self.held.take_if(|hold| hold.by == key);
-    }
-
-    /// It has asked.
-    pub(super) fn retried(&mut self) {
         self.retries = self.retries.saturating_add(1);
-    }
-
-    /// A token came; returns whether anything was held back.
-    pub(super) fn ended(&mut self) -> bool {
-        self.retries = 0;
-        self.held.take().is_some()
-    }
-
-    /// Until when other keys than the one that asked last do not retry.
-    pub(super) fn held_until(&self, now: Now) -> Option<Moment> {
-        self.held.as_ref().map(|hold| hold.until).filter(|until| !until.reached(now))
-    }
-
-    /// When this key's back-off is over, if it was over at `until` by itself.
-    pub(super) fn end_of_back_off(&self, key: KeyId, until: Moment) -> Moment {
-        match &self.held {
-            Some(hold) if hold.by != key => until.max(hold.until),
-            _ => until,
+        if self.hold.as_ref().is_some_and(|hold| hold.by != key && !hold.until.reached(now)) {
+            // It has waited for its turn long enough, and takes nobody else's.
+            return;
         }
+        // Never nothing: of those that could go at this moment, one does.
+        let span = backoff::after_failure(rng, self.retries).max(Duration::from_millis(1));
+        self.hold = Some(Hold { until: now.after(span), by: key });
+    }
+
+    /// The endpoint has answered.
+    pub(super) fn ended(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn forget(&mut self, key: KeyId) {
+        self.failing.remove(&key);
+        self.hold.take_if(|hold| hold.by == key);
+    }
+
+    /// Until when retries are held back at all.
+    pub(super) fn held_until(&self, now: Now) -> Option<Moment> {
+        self.hold.as_ref().map(|hold| hold.until).filter(|until| !until.reached(now))
+    }
+
+    /// Until when this key is held back, by another one's retry; and what it met itself. Where the endpoint fails only some keys
+    /// and these go on retrying, each of the others still gets its turn.
+    pub(super) fn holds(&self, key: KeyId) -> Option<(Moment, &Cause)> {
+        let hold = self.hold.as_ref().filter(|hold| hold.by != key)?;
+        let (failed, cause) = self.failing.get(&key)?;
+        let turns = u32::try_from(self.failing.len()).unwrap_or(u32::MAX);
+        Some((hold.until.min(failed.after(backoff::LONGEST.saturating_mul(turns))), cause))
     }
 }

@@ -415,8 +415,6 @@ pub struct KeyStatus {
     pub refresh_at: Option<Unix>,
     /// What the key is doing.
     pub activity: Activity,
-    /// Until when it backs off by itself after its last failure; what holds the whole group back may put that off.
-    pub backs_off_until: Option<Unix>,
     /// What stands in the way, while it does: a caller without a token would get this.
     pub error: Option<AcquireError>,
 }

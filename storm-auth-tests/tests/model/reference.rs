@@ -66,8 +66,8 @@ pub(crate) trait Draws {
     fn back_off(&self, key: u64) -> u64;
     /// How long the gate is closed from now.
     fn gate(&self) -> u64;
-    /// How long the retries of other keys are held back from now, if they are.
-    fn hold(&self) -> Option<u64>;
+    /// How long the retries of other keys are held back from now.
+    fn hold(&self) -> u64;
 }
 
 /// What happened in front of the limiter, by the monotonic clock.
@@ -244,7 +244,6 @@ pub(crate) struct KeyStatus {
     pub(crate) token_until: Option<u64>,
     pub(crate) refresh_at: Option<u64>,
     pub(crate) activity: Activity,
-    pub(crate) backs_off_until: Option<u64>,
     pub(crate) error: Option<Verdict>,
 }
 
@@ -273,8 +272,6 @@ enum Doing {
         need: u64,
         spaced: u64,
         in_line: bool,
-        /// What it rested for before, and goes back to when nobody needs the request any more.
-        before: Option<(Time, Trouble)>,
     },
     Asking {
         ticket: u64,
@@ -309,6 +306,8 @@ struct Key {
     spent: Vec<Spent>,
     silences: u32,
     failures: u32,
+    /// When it failed since the endpoint answered any key, and why.
+    failed: Option<(Time, Cause)>,
     refusals: u32,
     /// A refused configuration stands until a token comes or the secret changes.
     refused: bool,
@@ -319,11 +318,6 @@ struct Key {
 impl Key {
     fn valid(&self, now: Time) -> Option<&Token> {
         self.token.as_ref().filter(|token| !token.dies.has_come(now))
-    }
-
-    /// Whether it is about to ask again after an outage's failure.
-    fn retries(&self) -> bool {
-        matches!(self.doing, Doing::Wanting { before: Some((_, Trouble::Unavailable(_))), .. })
     }
 
     fn is_wanted(&self, now: Time) -> bool {
@@ -410,6 +404,7 @@ impl Model {
             spent: Vec::new(),
             silences: 0,
             failures: 0,
+            failed: None,
             refusals: 0,
             refused: false,
             fresh_rejections: 0,
@@ -420,9 +415,7 @@ impl Model {
     }
 
     pub(crate) fn remove_key(&mut self, id: u64) {
-        if self.keys.contains_key(&id) {
-            self.leave(id);
-        }
+        self.hold.take_if(|(by, _)| *by == id);
         if let Some(key) = self.keys.remove(&id) {
             self.resolved.extend(key.waiting.into_keys().map(|waiter| (waiter, Verdict::UnknownKey)));
         }
@@ -487,7 +480,6 @@ impl Model {
         key.fresh_rejections = if fresh { key.fresh_rejections + 1 } else { 0 };
         let hold_off = key.fresh_rejections >= 2 && !matches!(key.doing, Doing::Asking { .. });
         self.tally.rejected += 1;
-        let held = self.hold;
         self.leave(id);
         if hold_off {
             let until = now.after(60 * SECOND);
@@ -495,8 +487,6 @@ impl Model {
             return Rejection::HeldOff;
         }
         if self.keys[&id].is_wanted(now) {
-            // It loses its place, and not its turn.
-            self.hold = held;
             self.want(id, now, draws);
         }
         self.set_alarm(id, now);
@@ -560,6 +550,9 @@ impl Model {
                 Says::Throttle => self.ask_again(id, now, draws),
                 Says::Misconfigured | Says::Nonsense => {
                     let is_refused = reply.says == Says::Misconfigured;
+                    if is_refused {
+                        self.end_outage();
+                    }
                     *(if is_refused { &mut self.tally.refused } else { &mut self.tally.unusable }) += 1;
                     let key = self.key(id);
                     if key.secret != secret {
@@ -638,13 +631,13 @@ impl Model {
             let of = self.keys.iter().find(|(_, key)| key.waiting.contains_key(&waiter)).map(|(id, _)| *id);
             let Some(id) = of else { continue };
             let error = match self.keys[&id].doing {
-                Doing::Wanting { .. } => self.rate_limited(id, now),
+                Doing::Wanting { .. } => self.queued(id, now),
                 _ => Verdict::DeadlineExceeded,
             };
             self.fail_one(id, waiter, error, now);
             self.leave_if_unwanted(id, now);
         }
-        self.let_go(None, now);
+        self.let_go(None, now, draws);
     }
 }
 
@@ -668,7 +661,8 @@ impl Model {
             };
             doing.into_iter().chain(key.alarm).chain(key.waiting.values().copied())
         });
-        let next = self.line().first().map(|_| self.opening.max(self.ready(&self.spent)));
+        let first = self.line().iter().map(|(_, id)| self.held(*id).map_or(0, |held| held.mono)).min();
+        let next = first.map(|first| first.max(self.opening).max(self.ready(&self.spent)));
         let rests = |key: &Key| matches!(key.doing, Doing::Nothing | Doing::Resting { .. }) && key.waiting.is_empty();
         Status {
             gate: self.gate.filter(|gate| !gate.has_come(now)).map(|gate| now.wall + gate.left(now)),
@@ -684,7 +678,6 @@ impl Model {
 
     fn key_status(&self, id: u64, key: &Key, now: Time) -> KeyStatus {
         let token = key.valid(now);
-        let rests_until = self.rests_until(id).unwrap_or(now);
         KeyStatus {
             key: id,
             client: key.client.clone(),
@@ -694,15 +687,11 @@ impl Model {
                 Doing::Nothing => Activity::Idle,
                 Doing::Wanting { .. } => Activity::Queued,
                 Doing::Asking { .. } => Activity::Requesting,
-                Doing::Resting { .. } if rests_until.has_come(now) => Activity::Idle,
+                Doing::Resting { until, .. } if until.has_come(now) => Activity::Idle,
                 Doing::Resting { .. } => Activity::BackingOff,
             },
-            backs_off_until: match key.doing {
-                Doing::Resting { until, .. } if !until.has_come(now) => Some(now.wall + until.left(now)),
-                _ => None,
-            },
             error: match key.doing {
-                Doing::Resting { .. } if rests_until.has_come(now) => None,
+                Doing::Resting { until, .. } if until.has_come(now) => None,
                 _ => self.error(id, now),
             },
         }
@@ -715,9 +704,11 @@ impl Model {
         let look = match key.doing {
             Doing::Nothing if self.is_closed => token.dies,
             Doing::Nothing => refresh,
-            Doing::Wanting { spaced, .. } => on_both(self.opening.max(self.ready(&self.spent)).max(spaced)),
+            Doing::Wanting { spaced, .. } => {
+                on_both(self.opens(now).max(self.ready(&self.spent)).max(spaced).max(self.released(id, now)))
+            }
             Doing::Asking { silence, .. } => on_both(silence),
-            Doing::Resting { until, .. } => self.rests_until(id).unwrap_or(until).later(refresh),
+            Doing::Resting { until, .. } => until.later(refresh),
         };
         Some((token.text.clone(), token.dies, look.earlier(token.dies)))
     }
@@ -756,15 +747,31 @@ impl Model {
         self.opening = self.gate.map_or(0, |gate| now.mono + gate.left(now));
     }
 
-    /// R35: a key that fails waits for its own back-off, and for that of the key that tried last.
-    fn rests_until(&self, id: u64) -> Option<Time> {
-        match (self.keys[&id].doing.clone(), self.hold) {
-            (Doing::Resting { until, why: Trouble::Unavailable(_) }, Some((by, hold))) if by != id => {
-                Some(until.later(hold))
-            }
-            (Doing::Resting { until, .. }, _) => Some(until),
-            _ => None,
-        }
+    /// R35: until when another key's retry holds this one back, where it has failed itself; each gets its turn in the end.
+    fn held(&self, id: u64) -> Option<Time> {
+        let (_, hold) = self.hold.filter(|(by, _)| *by != id)?;
+        let (failed, _) = self.keys[&id].failed?;
+        let failing = self.keys.values().filter(|key| key.failed.is_some()).count() as u64;
+        Some(hold.earlier(failed.after(120 * SECOND * failing)))
+    }
+
+    fn is_held(&self, id: u64, now: Time) -> bool {
+        self.held(id).is_some_and(|held| !held.has_come(now))
+    }
+
+    /// The endpoint has answered: nobody has failed.
+    fn end_outage(&mut self) {
+        self.retries = 0;
+        self.hold = None;
+        self.keys.values_mut().for_each(|key| key.failed = None);
+    }
+
+    fn opens(&self, now: Time) -> u64 {
+        now.mono + self.gate.map_or(0, |gate| gate.left(now))
+    }
+
+    fn released(&self, id: u64, now: Time) -> u64 {
+        now.mono + self.held(id).map_or(0, |held| held.left(now))
     }
 
     /// Who is in line, the earliest need first.
@@ -782,13 +789,14 @@ impl Model {
     /// When a request of this key can go if nothing else happens: all those before it in the line go first.
     fn turn(&self, id: u64, now: Time) -> u64 {
         let key = &self.keys[&id];
-        let open = self.opening.max(now.mono);
+        let open = self.opens(now);
+        let goes_before = |place: &&(u64, u64), need| **place < (need, id) && !self.is_held(place.1, now);
         let ahead = match key.doing {
-            Doing::Wanting { need, .. } => self.line().iter().filter(|place| **place < (need, id)).count() as u64,
+            Doing::Wanting { need, .. } => self.line().iter().filter(|place| goes_before(place, need)).count() as u64,
             _ => 0,
         };
         let Some((_, burst)) = self.rules.budget.filter(|_| ahead > 0) else {
-            return self.ready(&self.spent).max(open).max(self.key_ready(key));
+            return self.ready(&self.spent).max(open).max(self.key_ready(key)).max(self.released(id, now));
         };
         let (slot, margin) = (self.rules.slot(), self.rules.slot() / 40);
         let from = self.ready(&self.spent).max(open);
@@ -801,43 +809,34 @@ impl Model {
             left.dropped += dropped;
         }
         left.paid += slot * ahead;
-        left.ready(slot, burst, margin).max(open).max(self.key_ready(key))
+        left.ready(slot, burst, margin).max(open).max(self.key_ready(key)).max(self.released(id, now))
     }
 
     fn want(&mut self, id: u64, now: Time, draws: &dyn Draws) {
         let key = &self.keys[&id];
-        let before = match key.doing {
-            Doing::Nothing => None,
-            Doing::Resting { until, why } if self.rests_until(id).is_some_and(|until| until.has_come(now)) => {
-                Some((until, why))
-            }
+        match key.doing {
+            Doing::Nothing => {}
+            Doing::Resting { until, .. } if until.has_come(now) => {}
             _ => return,
-        };
+        }
         if self.is_closed {
             self.key(id).doing = Doing::Nothing;
             return;
         }
         let need = now.mono + key.token.as_ref().map_or(0, |token| token.dies.left(now));
         let spaced = self.key_ready(key);
-        if matches!(before, Some((_, Trouble::Unavailable(_)))) {
-            // R35: full jitter for the others too. Who leaves the line again lets go of it.
-            let holds = self.hold.filter(|(by, hold)| *by == id && !hold.has_come(now));
-            let most = ((5 * SECOND) << self.retries.min(10)).min(120 * SECOND);
-            let wait = draws.hold().unwrap_or(1);
-            assert!((1..=most).contains(&wait), "retries are held for {wait} after {}", self.retries);
-            self.hold = holds.or(Some((id, now.after(wait))));
-        }
-        self.key(id).doing = Doing::Wanting { need, spaced, in_line: spaced <= now.mono, before };
-        self.let_go(Some(id), now);
+        self.key(id).doing = Doing::Wanting { need, spaced, in_line: spaced <= now.mono };
+        self.let_go(Some(id), now, draws);
         self.set_alarm(id, now);
     }
 
     /// Sends for who is in line while gate and budget allow, and nothing for a key that nobody wants any more.
-    fn let_go(&mut self, asked: Option<u64>, now: Time) {
+    fn let_go(&mut self, asked: Option<u64>, now: Time, draws: &dyn Draws) {
         while self.gate.is_none_or(|gate| gate.has_come(now)) && self.ready(&self.spent) <= now.mono {
-            let Some((_, id)) = self.line().first().copied() else { return };
+            let line = self.line();
+            let Some((_, id)) = line.into_iter().find(|(_, id)| !self.is_held(*id, now)) else { return };
             if asked == Some(id) || self.keys[&id].is_wanted(now) {
-                self.send(id, now);
+                self.send(id, now, draws);
             } else {
                 self.key(id).doing = Doing::Nothing;
             }
@@ -845,11 +844,19 @@ impl Model {
         }
     }
 
-    fn send(&mut self, id: u64, now: Time) {
+    fn send(&mut self, id: u64, now: Time, draws: &dyn Draws) {
         self.tickets += 1;
         let ticket = self.tickets;
         self.spent.push(Spent::Request { at: now.mono });
-        self.retries += u32::from(self.keys[&id].retries());
+        if self.keys[&id].failed.is_some() {
+            self.retries += 1;
+            if self.hold.is_none_or(|(by, hold)| by == id || hold.has_come(now)) {
+                let most = ((5 * SECOND) << (self.retries - 1).min(10)).min(120 * SECOND);
+                let wait = draws.hold();
+                assert!((1..=most).contains(&wait), "retries are held for {wait} after {}", self.retries);
+                self.hold = Some((id, now.after(wait)));
+            }
+        }
         let key = self.key(id);
         key.spent.push(Spent::Request { at: now.mono });
         let (secret, patience) = (key.secret.clone(), key.patience());
@@ -932,6 +939,7 @@ impl Model {
             return;
         }
         self.tally.granted += 1;
+        self.end_outage();
         let key = self.key(id);
         (key.failures, key.refusals, key.refused) = (0, 0, false);
         if lifetime > 0 {
@@ -942,11 +950,6 @@ impl Model {
         }
         self.serve(id, text);
         self.set_alarm(id, now);
-        // The outage is over for all.
-        self.retries = 0;
-        if self.hold.take().is_some() {
-            self.ids().into_iter().for_each(|id| self.set_alarm(id, now));
-        }
     }
 
     fn serve(&mut self, id: u64, text: &str) {
@@ -983,6 +986,7 @@ impl Model {
     fn back_off(&mut self, id: u64, cause: Cause, now: Time, draws: &dyn Draws) {
         let key = self.key(id);
         key.failures += 1;
+        key.failed = Some((now, cause));
         // R35: full jitter, from 5 s, doubled each time up to two minutes.
         let most = ((5 * SECOND) << (key.failures - 1).min(10)).min(120 * SECOND);
         let wait = draws.back_off(id);
@@ -1023,24 +1027,28 @@ impl Model {
             let hopeless: Vec<_> =
                 (self.keys[&id].waiting.iter()).filter(|(_, at)| **at <= turn).map(|(waiter, _)| *waiter).collect();
             for waiter in hopeless {
-                let error = self.rate_limited(id, now);
+                let error = self.queued(id, now);
                 self.fail_one(id, waiter, error, now);
             }
             self.leave_if_unwanted(id, now);
         }
     }
 
-    fn rate_limited(&self, id: u64, now: Time) -> Verdict {
-        Verdict::RateLimited { retry_at: now.told(self.turn(id, now)), before: self.keys[&id].refused }
+    /// Why a key in the line has to wait: for a slot, or in an outage for its turn.
+    fn queued(&self, id: u64, now: Time) -> Verdict {
+        let retry_at = now.told(self.turn(id, now));
+        match self.keys[&id].failed.filter(|_| self.is_held(id, now)) {
+            Some((_, cause)) => Verdict::Unavailable { cause, retry_at },
+            None => Verdict::RateLimited { retry_at, before: self.keys[&id].refused },
+        }
     }
 
     /// What stands in the way of this key.
     fn error(&self, id: u64, now: Time) -> Option<Verdict> {
         match self.keys[&id].doing {
             Doing::Nothing | Doing::Asking { .. } => None,
-            Doing::Wanting { .. } => Some(self.rate_limited(id, now)),
+            Doing::Wanting { .. } => Some(self.queued(id, now)),
             Doing::Resting { until, why } => {
-                let until = self.rests_until(id).unwrap_or(until);
                 let retry_at = now.told(self.turn(id, now).max(now.mono + until.left(now)));
                 Some(match why {
                     Trouble::Misconfigured => Verdict::Configuration { retry_at },
@@ -1074,9 +1082,8 @@ impl Model {
 
     fn leave(&mut self, id: u64) {
         let key = self.key(id);
-        if let Doing::Wanting { before, .. } = key.doing {
-            key.doing = before.map_or(Doing::Nothing, |(until, why)| Doing::Resting { until, why });
-            self.hold.take_if(|(by, _)| *by == id);
+        if matches!(key.doing, Doing::Wanting { .. }) {
+            key.doing = Doing::Nothing;
         }
     }
 
@@ -1093,10 +1100,7 @@ impl Model {
         let left = match key.doing {
             _ if key.warm == 0 || self.is_closed => None,
             Doing::Nothing => Some(refresh.map_or(0, |at| at.left(now))),
-            Doing::Resting { until, .. } => {
-                let until = self.rests_until(id).unwrap_or(until);
-                Some(refresh.map_or(until, |at| until.later(at)).left(now))
-            }
+            Doing::Resting { until, .. } => Some(refresh.map_or(until, |at| until.later(at)).left(now)),
             Doing::Wanting { .. } | Doing::Asking { .. } => None,
         };
         self.key(id).alarm = left.map(|left| now.mono + left);

@@ -146,9 +146,22 @@ struct Drawn<'m> {
 }
 
 impl Draws for Drawn<'_> {
+    /// The first moment at which the key would no longer be backing off; asked of a getter, which changes nothing.
     fn back_off(&self, key: u64) -> u64 {
-        let status = self.machine.key_status(self.keys[&key], self.now).expect("the key is there");
-        status.backs_off_until.map_or(0, |until| until.as_millis() - self.now.unix.as_millis())
+        let backs_off = |span: u64| {
+            let then = Now { mono: self.now.mono + Duration::from_millis(span), ..self.now };
+            let status = self.machine.key_status(self.keys[&key], then).expect("the key is there");
+            status.activity == machine::Activity::BackingOff
+        };
+        let (mut least, mut most) = (0, 1 << 18);
+        while least < most {
+            let middle = (least + most) / 2;
+            match backs_off(middle) {
+                true => least = middle + 1,
+                false => most = middle,
+            }
+        }
+        least
     }
 
     fn gate(&self) -> u64 {
@@ -156,9 +169,9 @@ impl Draws for Drawn<'_> {
         until.as_millis() - self.now.unix.as_millis()
     }
 
-    fn hold(&self) -> Option<u64> {
-        let until = self.machine.status(self.now).retries_held_until?;
-        Some(until.as_millis() - self.now.unix.as_millis())
+    fn hold(&self) -> u64 {
+        let until = self.machine.status(self.now).retries_held_until.expect("retries are held back");
+        until.as_millis() - self.now.unix.as_millis()
     }
 }
 
@@ -523,7 +536,6 @@ impl Stage {
                         machine::Activity::BackingOff => Activity::BackingOff,
                         other => panic!("an activity that the model does not know: {other:?}"),
                     },
-                    backs_off_until: key.backs_off_until.map(|at| at.as_millis()),
                     error: key.error.as_ref().map(verdict_of),
                 })
                 .collect(),
