@@ -24,6 +24,18 @@ struct Rate {
     burst: u32,
 }
 
+impl Rate {
+    /// As nginx rounds it: to whole thousandths of a request a second, downwards.
+    fn thousandths(self) -> u64 {
+        (u64::from(self.per_minute) * 1_000 / 60).max(1)
+    }
+
+    /// The time of a thousandth of a request, where a millisecond is not whole thousandths anyway.
+    fn grain(self, interval: Duration) -> u64 {
+        if self.thousandths().is_multiple_of(1_000) { 0 } else { millis(interval).div_ceil(1_000) }
+    }
+}
+
 /// A request after this one may go once its interval is over. Without a budget, throttled requests still wait this long.
 const DOCUMENTED_INTERVAL: Duration = Duration::from_secs(20);
 
@@ -54,11 +66,7 @@ impl Budget {
     pub(super) fn interval(&self) -> Duration {
         match self.0 {
             None => DOCUMENTED_INTERVAL,
-            // As nginx rounds it: to whole thousandths of a request a second, downwards.
-            Some(rate) => {
-                let thousandths = (u64::from(rate.per_minute) * 1_000 / 60).max(1);
-                Duration::from_millis(1_000_000_u64.div_ceil(thousandths))
-            }
+            Some(rate) => Duration::from_millis(1_000_000_u64.div_ceil(rate.thousandths())),
         }
     }
 
@@ -67,7 +75,7 @@ impl Budget {
         // Half a second of 20 for what the network does to the rhythm.
         let interval = self.interval();
         self.0.map_or(Bucket::UNLIMITED, |rate| Bucket {
-            grain: millis(interval).div_ceil(1_000),
+            grain: rate.grain(interval),
             ..Bucket::new(interval, rate.burst, interval / 40)
         })
     }
@@ -151,12 +159,13 @@ impl Bucket {
         }
         let at = at.as_millis();
         let bucket = self.refilled(at);
-        let in_burst = bucket.since.saturating_add(bucket.lost);
-        let reach = in_burst.max(at.saturating_sub(self.margin)).saturating_add(self.tolerance);
-        match reach.checked_sub(bucket.full) {
+        let until = |reach: u64, cost: u64| match reach.saturating_add(self.tolerance).checked_sub(bucket.full) {
             None => 0,
-            Some(spare) => u32::try_from(spare / self.interval).unwrap_or(u32::MAX).saturating_add(1),
-        }
+            Some(spare) => u32::try_from(spare / cost).unwrap_or(u32::MAX).saturating_add(1),
+        };
+        let in_burst = until(bucket.since.saturating_add(bucket.lost), self.interval);
+        let behind = until(at.saturating_sub(self.margin), self.interval.saturating_add(self.grain));
+        in_burst.max(behind)
     }
 
     /// Spends one request.
@@ -322,6 +331,33 @@ mod tests {
         assert_eq!(bucket.next(), at(25_520));
         bucket.take(at(25_520));
         assert_eq!(bucket.next(), at(45_540));
+    }
+
+    #[test]
+    fn r29_what_is_told_to_be_left_behind_a_burst_may_go() {
+        let mut bucket = Budget::default().group();
+        (0..21).for_each(|_| bucket.take(at(0)));
+        for seconds in [10, 21, 100, 375, 381, 400, 420, 421] {
+            let mut bucket = bucket.clone();
+            let left = bucket.available(at(seconds * 1_000));
+            for _ in 0..left {
+                assert!(bucket.next() <= at(seconds * 1_000), "{left} left after {seconds} s");
+                bucket.take(at(seconds * 1_000));
+            }
+            assert!(bucket.next() > at(seconds * 1_000), "more than {left} left after {seconds} s");
+        }
+    }
+
+    #[test]
+    fn r29_a_rate_of_whole_thousandths_a_millisecond_loses_nothing() {
+        for (per_minute, last) in [(60, 100_025), (3_000, 2_000), (3, 2_002_500)] {
+            let mut bucket = Budget::per_minute(per_minute, 1).group();
+            bucket.take(at(0));
+            for _ in 0..100 {
+                bucket.take(bucket.next());
+            }
+            assert_eq!(bucket.next(), at(last), "{per_minute} a minute");
+        }
     }
 
     #[test]

@@ -570,7 +570,10 @@ impl Machine {
         slot.failures = slot.failures.saturating_add(1);
         let until = now.after(backoff::after_failure(&mut self.rng, slot.failures));
         slot.flight = Flight::BackingOff { until, trouble: Trouble::Unavailable(cause.clone()) };
-        self.outage.failed(key, cause.clone(), now);
+        // One failure may be the key's own bad luck: its first retry is as free as a first request.
+        if slot.failures > 1 {
+            self.outage.failed(key, cause.clone(), now);
+        }
         let retry_at = self.retry_at(key, now);
         self.outputs.event(Event::Failed { key, cause, retry_at });
         self.fail_with_trouble(key, now);

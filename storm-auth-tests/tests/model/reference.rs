@@ -109,8 +109,13 @@ impl Left {
     }
 }
 
+/// The time of a thousandth of a request; nothing is dropped where a millisecond is whole thousandths.
+fn grain(slot: u64) -> u64 {
+    if slot <= SECOND && SECOND.is_multiple_of(slot) { 0 } else { slot.div_ceil(1_000) }
+}
+
 fn left(spent: &[Spent], slot: u64, burst: u64, margin: u64) -> Left {
-    let grain = if margin > 0 { slot.div_ceil(1_000).max(1) } else { 0 };
+    let grain = if margin > 0 { grain(slot) } else { 0 };
     let mut left = Left { paid: 0, calm: 0, dropped: 0 };
     for spent in spent {
         match *spent {
@@ -649,8 +654,11 @@ impl Model {
             Some((_, burst)) => {
                 let (slot, margin) = (self.rules.slot(), self.rules.slot() / 40);
                 let left = left(&self.spent, slot, burst, margin).found(now.mono, margin);
-                let reach = (left.calm + left.dropped).max(now.mono.saturating_sub(margin)) + slot * burst;
-                reach.checked_sub(left.paid).map_or(0, |spare| spare / slot + 1)
+                let until = |reach: u64, cost: u64| {
+                    (reach + slot * burst).checked_sub(left.paid).map_or(0, |spare| spare / cost + 1)
+                };
+                let behind = until(now.mono.saturating_sub(margin), slot + grain(slot));
+                until(left.calm + left.dropped, slot).max(behind)
             }
         };
         let timers = self.keys.values().flat_map(|key| {
@@ -804,7 +812,7 @@ impl Model {
         if burst == 0 {
             left.paid += margin * (ahead - 1);
         } else {
-            let dropped = slot.div_ceil(1_000).max(1) * (ahead - u64::from(left.paid <= from));
+            let dropped = grain(slot) * (ahead - u64::from(left.paid <= from));
             left.paid += dropped;
             left.dropped += dropped;
         }
@@ -986,7 +994,10 @@ impl Model {
     fn back_off(&mut self, id: u64, cause: Cause, now: Time, draws: &dyn Draws) {
         let key = self.key(id);
         key.failures += 1;
-        key.failed = Some((now, cause));
+        // One failure may be bad luck.
+        if key.failures > 1 {
+            key.failed = Some((now, cause));
+        }
         // R35: full jitter, from 5 s, doubled each time up to two minutes.
         let most = ((5 * SECOND) << (key.failures - 1).min(10)).min(120 * SECOND);
         let wait = draws.back_off(id);
