@@ -8,7 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use storm_auth_tests::emulator::{Emulator, Endpoint, Fault};
+use storm_auth_tests::emulator::{Emulator, Endpoint, Fault, Limiter, LimiterKind, Nginx};
 
 /// Every example: its package, its name, and a path of it once it was built.
 static EXAMPLES: LazyLock<[Example; 4]> = LazyLock::new(|| {
@@ -184,6 +184,18 @@ fn the_show_runs_against_a_server_that_it_has_no_hand_in() {
         let emulator = Emulator::builder().client("shop", SECRET, &["playground"]).start();
         Variables::of(&emulator).run(example, &[]).exits(0).shows().never_says(&["Bearer", "eyJ", "S3cret"]);
         assert_eq!(emulator.token_requests(), 4, "{example:?}");
+    }
+}
+
+/// The last scene moves the show's clock, and not that of a limiter elsewhere, which has nothing left for the refresh then.
+#[test]
+fn r26_the_show_goes_on_where_the_limiter_has_nothing_left_for_the_refresh() {
+    for example in EXAMPLES.iter() {
+        let limiter = Limiter::new(LimiterKind::Nginx(Nginx { per_minute: 3, burst: 2, nodelay: true }));
+        let emulator = Emulator::builder().limiter(limiter).start();
+        let run = Variables::of(&emulator).run(example, &[]).exits(0).shows();
+        assert!(run.out.contains("no new token yet"), "{run}");
+        assert_eq!(emulator.token_requests(), 4, "{run}");
     }
 }
 
