@@ -86,8 +86,8 @@
 //! - One request per key at a time, three at once and then one per 20 s at the most; 21 at once and then one per 20 s for
 //!   the whole group, until [`Budget`] says otherwise.
 //! - A throttle closes one gate for all keys. Whoever cannot wait for it fails at once and is told when to come back.
-//! - Other failures back off, with full jitter up to two minutes. Keys that fail retry in turns: one that is about to ask holds
-//!   the retries of the others for such a span, and a token ends it for all.
+//! - Other failures back off, with full jitter up to two minutes. Keys that fail again and again retry in turns: each retry
+//!   holds those of the others back for such a span, and an answer of the endpoint ends it for all.
 //!
 //! # Panics
 //!

@@ -18,7 +18,7 @@ use storm_auth_tests::sim::{self, Options, Report, Scenario};
 
 /// Seeds whose stories once broke a promise, as this revision draws them: a gate that a suspend had shortened was waited out by
 /// the clock that had slept. What older revisions drew stands as a test of its own beside what was mended.
-const KEPT: [u64; 1] = [2_124_471];
+const KEPT: [u64; 2] = [2_124_471, 10_496_117];
 
 const TRACE: Options = Options { trace: true, tick: None, in_part: false };
 

@@ -786,6 +786,8 @@ impl<'a> World<'a> {
                     self.after(span, Happening::TellSecret { process, client, secret: None });
                 }
             }
+            // Slept through until everything was well again.
+            Fault::Misconfigure { .. } if self.healed => {}
             Fault::Misconfigure { process, client, span } => {
                 self.after(span, Happening::TellSecret { process, client, secret: None });
                 return self.tell_secret(process, client, Some(999_999));
