@@ -197,6 +197,14 @@ mod tests {
     }
 
     #[test]
+    fn a_system_time_before_1970_counts_as_1970_and_any_later_one_as_itself() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        assert_eq!(Unix::from(time), Unix::from_millis(1_700_000_000_123));
+        assert_eq!(SystemTime::from(Unix::from(time)), time);
+        assert_eq!(Unix::from(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), Unix::from_millis(0));
+    }
+
+    #[test]
     fn a_date_reads_as_rfc_3339() {
         let text = |seconds: u64| Unix::from_millis(seconds * 1000).to_string();
         assert_eq!(text(0), "1970-01-01T00:00:00Z");

@@ -334,6 +334,14 @@ mod tests {
     }
 
     #[test]
+    fn r29_a_request_within_the_margin_counts_from_when_it_goes() {
+        let mut bucket = Budget::default().group();
+        bucket.take(at(1_000));
+        bucket.take(at(21_250));
+        assert_eq!(bucket.full, 41_250);
+    }
+
+    #[test]
     fn r29_what_is_told_to_be_left_behind_a_burst_may_go() {
         let mut bucket = Budget::default().group();
         (0..21).for_each(|_| bucket.take(at(0)));

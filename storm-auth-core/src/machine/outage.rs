@@ -1,8 +1,8 @@
 //! An outage of the endpoint, as all keys of a limiter group feel it: they retry in turns, so that the bucket fills meanwhile.
 //!
-//! Every failing key backs off by itself, and each of its retries holds those of the others back for a while, as if they were
-//! one key: thirty of them ask about as often as one (R35). A key that has not failed is not concerned, and as soon as the
-//! endpoint answers one of them, the outage is over for all.
+//! Every failing key backs off by itself. From its second failure in a row on, each of its retries holds those of the other such
+//! keys back for a while, as if they were one key: thirty of them ask about as often as one (R35). No other key is concerned, and
+//! as soon as the endpoint answers one of them, the outage is over for all.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::time::{Moment, Now};
 
 #[derive(Default, Debug)]
 pub(super) struct Outage {
-    /// The keys that have failed since the endpoint answered last: when, and why.
+    /// The keys that have failed again since the endpoint answered last: when, and why.
     failing: BTreeMap<KeyId, (Now, Cause)>,
     /// Their retries since then.
     retries: u32,

@@ -451,3 +451,18 @@ fn r21_r28_r36_a_gate_that_was_slept_through_opens_when_the_wall_clock_says_so()
     lab.answer(granted("first", 600));
     assert!(lab.result(waiter).is_ok());
 }
+
+#[test]
+fn r35_throttles_of_one_moment_count_as_one() {
+    let mut lab = Lab::new();
+    for client in 0..12 {
+        let key = lab.key(&format!("client-{client}"));
+        lab.wait(key);
+    }
+    for _ in 0..12 {
+        lab.answer(status(429));
+    }
+    // Twelve in a row would wait for 300 s.
+    let until = lab.machine.status(lab.now()).gate_closed_until.unwrap();
+    assert!(until <= lab.unix(25_000), "{until}");
+}
