@@ -123,6 +123,7 @@ fn r10_a_body_past_64_kib_is_refused_and_stays_refused() {
         body.push(&[b' '; 1024]).unwrap();
     }
     assert_eq!((body.len(), body.is_empty(), body.is_too_large()), (MAX_RESPONSE_BODY, false, false));
+    assert!(ResponseBody::new().is_empty());
     assert_eq!(body.push(b""), Ok(()));
     assert_eq!(body.push(b" "), Err(BodyTooLarge));
     assert!(body.is_too_large());
@@ -912,6 +913,8 @@ fn r18_the_secret_is_known_in_its_encoded_spellings() {
     assert_eq!(described("<p\u{e4}ssw\u{f6}rd>", "p\u{e4}ssw\u{f6}rd"), "<[redacted]>");
     // Part of the form-encoded spelling.
     assert_eq!(described("<%C3%A9%C3>", "\u{e9}\u{e9}\u{e9}\u{e9}"), "<[redacted]>");
+    // A plus for the space, and the rest as it is.
+    assert_eq!(described("<abc+def:ghi>", "abc def:ghi"), "<[redacted]>");
 }
 
 #[test]
@@ -952,6 +955,7 @@ fn r19_the_granted_scope_is_kept_as_the_server_names_it() {
     let (long, _) = scope(&format!(r#""{}""#, "scope ".repeat(1000)));
     assert_eq!(long.unwrap(), "scope ".repeat(1000)[..1019]);
     assert_eq!(scope(&format!(r#""{} x""#, "a".repeat(1024))).0.unwrap(), "a".repeat(1024));
+    assert_eq!(scope(&format!(r#""{}""#, "a".repeat(1024))).0.unwrap(), "a".repeat(1024));
     assert_eq!(scope(&format!(r#""{}""#, "a".repeat(1025))).0, None);
     assert_eq!(scope(&format!(r#""{SECRET}""#)).0.as_deref(), Some("[redacted]"));
 }
@@ -963,7 +967,25 @@ fn r58_debug_shows_neither_token_nor_body_nor_their_length() {
     assert_eq!(format!("{short:?}"), format!("{long:?}"));
     assert!(!format!("{short:?}").contains("f00bar"));
     let body = ResponseBody::try_from(&b"C4nary-s3cret"[..]).unwrap();
-    assert_eq!(format!("{body:?}"), format!("{:?}", ResponseBody::new()));
+    assert_eq!(format!("{body:?}"), "ResponseBody([redacted])");
+    assert_eq!(format!("{:?}", ResponseBody::new()), "ResponseBody([redacted])");
+    let (grant, _) = granted(answer(200, br#"{"access_token":"f00bar-token"}"#));
+    assert_eq!(format!("{:?}", grant.access_token), "AccessToken([redacted])");
+}
+
+#[test]
+fn r10_r15_what_was_odd_about_an_answer_is_said_in_words() {
+    assert_eq!(BodyTooLarge.to_string(), "the token endpoint's answer is longer than 64 KiB");
+    let (_, diagnostics) = granted(answer(200, br#"{"access_token":"t","scope":7}"#));
+    let said: Vec<_> = diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "the answer has no token_type; Bearer is assumed",
+            "the answer has no expires_in; 300 s are assumed",
+            "the answer's scope is not a string",
+        ]
+    );
 }
 
 #[test]

@@ -313,6 +313,7 @@ mod tests {
     fn r36_a_place_in_the_queue_is_kept_without_a_burst_too() {
         let mut bucket = Budget::per_minute(3, 0).group();
         bucket.take(at(0));
+        assert_eq!(bucket.next_after(0, at(20_200)), at(20_500));
         let told: Vec<_> = (0..4).map(|ahead| bucket.next_after(ahead, at(7))).collect();
         for told in told {
             assert_eq!(bucket.next(), told);

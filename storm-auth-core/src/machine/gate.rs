@@ -61,3 +61,19 @@ impl Gate {
         self.opens
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r34_a_closure_that_is_no_longer_than_the_one_that_stands_changes_nothing() {
+        let mut gate = Gate::default();
+        assert_eq!(gate.close(Duration::from_secs(10), Now::from_millis(0, 100_000)), Duration::from_secs(10));
+        // The wall clock is 5 s ahead for a moment; by it 5 s are left, by the other clock still 10.
+        assert_eq!(gate.close(Duration::from_secs(5), Now::from_millis(0, 105_000)), Duration::ZERO);
+        let until = gate.closed_until(Now::from_millis(0, 100_000)).expect("it was closed for 10 s");
+        assert_eq!(until.left(Now::from_millis(0, 100_000)), Duration::from_secs(10));
+        assert_eq!(gate.opens(), Mono::from_millis(10_000));
+    }
+}

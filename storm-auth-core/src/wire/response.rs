@@ -656,8 +656,8 @@ fn is_encoded(headers: &HeaderMap) -> bool {
     codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// What a JSON string that the parser has passed stands for, or `None` if it is not a string. Half a surrogate pair becomes
-/// U+FFFD. The buffer never grows, so there is one copy to wipe.
+/// What a JSON string that the parser has passed stands for, or `None` if it is not a string. The buffer never grows, so there
+/// is one copy to wipe.
 fn text(raw: &str) -> Option<Zeroizing<String>> {
     let mut rest = raw.strip_prefix('"')?.strip_suffix('"')?;
     let mut text = Zeroizing::new(String::with_capacity(rest.len()));
@@ -684,22 +684,12 @@ fn text(raw: &str) -> Option<Zeroizing<String>> {
     Some(text)
 }
 
-/// The character of `\u` and four digits, or of two of them, and what stands behind. The first `\u` is already read.
+/// The character of `\u` and four digits, of which the `\u` is already read, and what stands behind. Each half of a surrogate pair
+/// becomes U+FFFD: no text that is taken or shown has a character outside of ASCII.
 fn code_point(escape: &str) -> Option<(char, &str)> {
-    fn unit(escape: &str) -> Option<(u16, &str)> {
-        let (digits, behind) = escape.split_at_checked(4)?;
-        Some((u16::from_str_radix(digits, 16).ok()?, behind))
-    }
-    let (high, behind) = unit(escape)?;
-    if let Some(single) = char::from_u32(u32::from(high)) {
-        return Some((single, behind));
-    }
-    let pair = behind.strip_prefix("\\u").and_then(unit);
-    let joined = pair.and_then(|(low, behind)| match char::decode_utf16([high, low]).next() {
-        Some(Ok(character)) => Some((character, behind)),
-        _ => None,
-    });
-    Some(joined.unwrap_or((char::REPLACEMENT_CHARACTER, behind)))
+    let (digits, behind) = escape.split_at_checked(4)?;
+    let unit = u32::from_str_radix(digits, 16).ok()?;
+    Some((char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER), behind))
 }
 
 /// How much of a granted scope is kept. The service refuses requests for more than 300 characters.

@@ -54,6 +54,22 @@ fn r57_every_header_that_carries_a_token_is_sensitive() {
 }
 
 #[test]
+fn r58_a_token_in_debug_is_its_identity_and_times() {
+    let (mut lab, key) = Lab::with_key();
+    let token = lab.fetch(key, "canary", 600);
+    // The first four bytes of the token's SHA-256 tell tokens apart in a log.
+    assert_eq!(format!("{:?}", token.id()), format!("TokenId({}:e100fbce)", key.index()));
+    assert_eq!(
+        format!("{token:?}"),
+        format!(
+            "Token {{ id: {:?}, expires_at: {}, granted_scope: Some(\"lab\"), .. }}",
+            token.id(),
+            token.expires_at()
+        )
+    );
+}
+
+#[test]
 fn r60_a_tokens_bytes_are_in_one_place_however_often_it_is_handed_out() {
     let (mut lab, key) = Lab::with_key();
     let token = lab.fetch(key, "canary", 600);
