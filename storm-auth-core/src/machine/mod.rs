@@ -347,7 +347,7 @@ impl Machine {
     /// gate, and the budget, since both processes have one address. Counters start at zero, and `process`, which has to
     /// differ between children, goes into the seed, or their jitter would be the same.
     pub fn start_anew(&mut self, process: u32, now: Now) {
-        self.rng = fastrand::Rng::with_seed(self.rng.u64(..) ^ u64::from(process));
+        self.rng = fastrand::Rng::with_seed(self.rng.u64(..).wrapping_add(process.into()));
         self.counters = Counters::default();
         self.outputs = Outputs::default();
         self.orphan_all(now);

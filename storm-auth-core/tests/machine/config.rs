@@ -1,11 +1,12 @@
 //! R1 to R7: what is configured, and the bytes that are sent.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use proptest::prelude::*;
 use storm_auth_core::{
-    Credentials, Environment, Field, HttpHosts, Key, Policy, Scope, Settings, Stage, TokenUrl, scope,
+    Budget, Credentials, Environment, Field, HttpHosts, Key, Policy, Scope, Settings, Stage, TokenUrl, scope,
 };
 
 use crate::harness::Lab;
@@ -327,12 +328,27 @@ fn r39_only_an_answer_of_a_configured_origin_judges_the_token() {
 #[test]
 fn r30_a_refresh_time_outside_of_the_life_is_refused() {
     for bad in [0.0, -1.0, 1.1, f64::NAN, f64::INFINITY] {
-        let mut policy = Policy::default();
-        policy.refresh_early = bad;
-        let settings = Settings::new()
-            .environment(Environment::storm_lab())
-            .credentials(Credentials::new("shop", "S3cret").unwrap())
-            .policy(policy);
-        assert_eq!(settings.check().expect_err("a bad share").field(), Field::Refresh, "{bad}");
+        let (mut early, mut late) = (Policy::default(), Policy::default());
+        early.refresh_early = bad;
+        late.refresh_late = bad;
+        for policy in [early, late] {
+            let settings = Settings::new()
+                .environment(Environment::storm_lab())
+                .credentials(Credentials::new("shop", "S3cret").unwrap())
+                .policy(policy);
+            assert_eq!(settings.check().expect_err("a bad share").field(), Field::Refresh, "{bad}");
+        }
     }
+}
+
+#[test]
+fn r26_r29_a_deadline_and_a_budget_can_be_set_alone() {
+    let settings = Settings::new()
+        .environment(Environment::storm_lab())
+        .credentials(Credentials::new("shop", "S3cret").unwrap())
+        .budget(Budget::unlimited())
+        .caller_deadline(Duration::from_secs(5));
+    let policy = settings.check().unwrap().policy;
+    assert_eq!((policy.budget, policy.caller_deadline), (Budget::unlimited(), Duration::from_secs(5)));
+    assert_eq!(policy.refresh_early, 0.75);
 }

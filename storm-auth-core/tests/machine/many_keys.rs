@@ -128,6 +128,21 @@ fn r30_a_deferred_refresh_is_told() {
 }
 
 #[test]
+fn r36_that_a_first_request_has_to_wait_is_told_once() {
+    let mut lab = Lab::new();
+    for client in 0..21 {
+        let key = lab.key(&format!("client {client}"));
+        lab.fetch(key, "t", 600);
+    }
+    let late = lab.key("late");
+    lab.wait(late);
+    lab.wait(late);
+    let deferred: Vec<_> = (lab.events.iter()).filter(|event| matches!(event, Event::Deferred { .. })).collect();
+    assert_eq!(deferred.len(), 1, "once, not with every call");
+    assert_eq!(deferred[0].to_string(), "key 21: token request, the first one, has to wait until 2023-11-14T22:13:40Z");
+}
+
+#[test]
 fn r6_keys_are_the_same_by_url_client_and_set_of_scopes() {
     let mut lab = Lab::new();
     let base = key("shop", "S3cret");
