@@ -134,6 +134,34 @@ fn signed(span: Duration) -> i64 {
 mod tests {
     use super::*;
 
+    #[derive(Clone, Debug)]
+    struct Stopped;
+
+    impl SystemClocks for Stopped {
+        fn fine() -> Now {
+            Now::from_millis(1_020, 9_020)
+        }
+
+        fn coarse() -> Now {
+            Now::from_millis(1_016, 9_016)
+        }
+    }
+
+    #[test]
+    fn r22_a_movable_clock_is_moved_on_either_clock_and_its_clones_with_it() {
+        let clock = Clock::<Stopped>::movable();
+        let clone = clock.clone();
+        clock.advance(Duration::from_millis(500));
+        assert_eq!((clone.now(), clone.coarse()), (Now::from_millis(1_520, 9_520), Now::from_millis(1_516, 9_516)));
+        clock.step_wall_forward(Duration::from_millis(80));
+        assert_eq!(clone.now(), Now::from_millis(1_520, 9_600));
+        clock.step_wall_back(Duration::from_millis(600));
+        assert_eq!(clone.now(), Now::from_millis(1_520, 9_000));
+        // Nobody moves the system's.
+        Clock::<Stopped>::system().advance(Duration::from_secs(1));
+        assert_eq!(Clock::<Stopped>::system().now(), Now::from_millis(1_020, 9_020));
+    }
+
     #[test]
     fn r23_the_ends_of_both_clocks_saturate() {
         let (shift, now) = (Shift::default(), Now::from_millis(5, 5));

@@ -47,3 +47,18 @@ impl<T> fmt::Debug for PerProcess<T> {
         f.debug_struct("PerProcess").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r54_each_process_makes_its_own_once() {
+        let pool = PerProcess::new("of the parent", 17);
+        assert_eq!((pool.get(17, |_| "made again"), pool.own(17)), ("of the parent", Some("of the parent")));
+        assert_eq!(pool.own(18), None);
+        assert_eq!(pool.get(18, |_| "of the child"), "of the child");
+        assert_eq!((pool.get(18, |_| "made again"), pool.own(18)), ("of the child", Some("of the child")));
+        assert_eq!(format!("{pool:?}"), "PerProcess { .. }");
+    }
+}

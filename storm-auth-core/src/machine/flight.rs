@@ -649,7 +649,6 @@ impl Machine {
                     }
                     _ => {}
                 },
-                Timer::Warm(key) if self.slots[&key].warm_at.is_none_or(|at| at > now.mono) => {}
                 Timer::Warm(key) => {
                     self.slot_mut(key).warm_at = None;
                     if self.slots[&key].valid(now).is_none_or(|held| self.refresh_due(held, now)) {

@@ -451,6 +451,14 @@ fn r28_the_call_after_an_outage_gets_its_token_after_one_request() {
 }
 
 #[test]
+fn r44_a_held_token_is_served_to_its_end_after_a_shutdown_and_nobody_has_to_look() {
+    let (mut lab, key) = Lab::with_token(600);
+    lab.machine.shut_down(lab.now());
+    let peek = lab.machine.peek(key, lab.now()).unwrap();
+    assert_eq!((peek.look, peek.hard.mono), (peek.hard, lab.mono(590_000)));
+}
+
+#[test]
 fn r30_windows_scale_with_the_lifetime() {
     for lifetime in [1, 8, 60, 600, 3_600, 86_400] {
         let (mut lab, key) = Lab::with_token(lifetime);

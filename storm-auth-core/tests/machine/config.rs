@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, header};
 use proptest::prelude::*;
 use storm_auth_core::{
-    Budget, Credentials, Environment, Field, HttpHosts, Key, Policy, Scope, Settings, Stage, TokenUrl, scope,
+    Budget, Credentials, Environment, Field, HttpHosts, Key, Origin, Policy, Scope, Settings, Stage, TokenUrl, scope,
 };
 
 use crate::harness::Lab;
@@ -287,7 +287,23 @@ fn r3_a_file_that_is_too_long_for_a_secret_is_refused_and_not_cut() {
     assert_eq!(error.field(), Field::ClientSecretFile);
     let shown = error.to_string();
     assert!(shown.contains("STORM_CLIENT_SECRET_FILE") && shown.contains("name the file"), "{shown}");
-    assert!(read(4_096).is_ok());
+    assert!(read(65_536).is_ok());
+}
+
+#[test]
+fn r3_one_line_ending_of_a_secret_file_is_no_part_of_it() {
+    for (bytes, secret) in
+        [("S3cret\n", "S3cret"), ("S3cret\r\n", "S3cret"), ("\u{FEFF}S3cret", "S3cret"), ("S3cret", "S3cret")]
+    {
+        let variable = |name: &str| match name {
+            "STORM_CLIENT_ID" => Some("shop".into()),
+            "STORM_CLIENT_SECRET_FILE" => Some("secret".into()),
+            _ => None,
+        };
+        let credentials = Credentials::from_variables(variable, |_| Ok(bytes.into())).unwrap();
+        assert_eq!(credentials.secret().expose(), secret, "{bytes:?}");
+        assert_eq!(format!("{:?}", credentials.secret()), "[client secret]");
+    }
 }
 
 #[test]
@@ -323,6 +339,42 @@ fn r39_only_an_answer_of_a_configured_origin_judges_the_token() {
         |uri: &str| api.rejects_token(&uri.parse().unwrap(), http::StatusCode::UNAUTHORIZED, &HeaderMap::new());
     assert!(rejects("https://api.example/a"));
     assert!(!rejects("https://elsewhere.example/a"));
+}
+
+#[test]
+fn r2_presets_name_their_scope_and_only_hosts_that_are_documented() {
+    let lab = Environment::storm_lab();
+    assert_eq!((lab.scope(), lab.api_url()), ("lab", Some("https://api.lab.storm.io")));
+    let qa = Environment::storm_qa();
+    assert_eq!((qa.scope(), qa.api_url()), ("qa", None));
+}
+
+#[test]
+fn r2_a_tenants_parts_are_dns_labels() {
+    let check = |slug: &str| {
+        let credentials = Credentials::new("shop", "S3cret").unwrap();
+        Settings::new().environment(Environment::norce(slug, "se", Stage::Production)).credentials(credentials).check()
+    };
+    for good in ["a", "acme", "acme-2", &"a".repeat(63)] {
+        assert!(check(good).is_ok(), "{good}");
+    }
+    for bad in ["", "-acme", "acme-", "ac.me", "ac_me", "acme/", "acm\u{e9}", &"a".repeat(64)] {
+        assert_eq!(check(bad).expect_err(bad).field(), Field::Tenant, "{bad}");
+    }
+}
+
+#[test]
+fn r45_a_port_that_is_not_written_is_the_schemes() {
+    let origin = |uri: &str| Origin::of(&uri.parse().unwrap()).unwrap();
+    assert_eq!(origin("http://127.0.0.1/a"), origin("http://127.0.0.1:80/b"));
+    assert_eq!(origin("https://api.example"), origin("https://API.example:443"));
+    assert_ne!(origin("http://127.0.0.1:443"), origin("http://127.0.0.1"));
+}
+
+#[test]
+fn a_configuration_error_reads_the_same_in_debug() {
+    let error = Credentials::new("shop", "").expect_err("it is empty");
+    assert_eq!(format!("{error:?}"), "client secret (STORM_CLIENT_SECRET): it is empty; set it");
 }
 
 #[test]

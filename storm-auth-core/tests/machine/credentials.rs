@@ -50,6 +50,18 @@ fn r43_a_late_error_of_the_old_secret_leaves_no_trace_behind_a_429() {
 }
 
 #[test]
+fn r79_a_late_refusal_of_the_old_secret_is_counted_as_one() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    lab.machine.set_credentials(key, Credentials::new("shop", "n3w").unwrap(), lab.now()).unwrap();
+    lab.answer(oauth_error(400, "invalid_client"));
+    lab.drain();
+    assert!(!lab.is_resolved(waiter));
+    let counters = lab.machine.counters();
+    assert_eq!((counters.refused, counters.unusable), (1, 0));
+}
+
+#[test]
 fn r43_a_late_token_of_the_old_secret_is_taken() {
     let (mut lab, key) = Lab::with_key();
     let waiter = lab.wait(key);

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use storm_auth_core::machine::{Acquire, Activity, Severity, TokenRequest};
 use storm_auth_core::wire::response::Class;
-use storm_auth_core::{AcquireError, Cause, Event, FailureKind, KeyId};
+use storm_auth_core::{AcquireError, Budget, Cause, Event, Failure, FailureKind, KeyId, Policy};
 
 use crate::harness::{Lab, cause, failure, granted, json, millis, oauth_error, retry_after, secs, status};
 
@@ -538,6 +538,68 @@ fn fail_twice(lab: &mut Lab, keys: &[KeyId]) {
 fn held_until(lab: &Lab) -> Option<u64> {
     let until = lab.machine.status(lab.now()).retries_held_until?;
     Some(until.since(lab.now().unix).as_millis() as u64)
+}
+
+#[test]
+fn r35_r36_a_key_whose_turn_has_come_is_told_what_it_waits_for_then() {
+    let mut policy = Policy::default();
+    policy.budget = Budget::per_minute(3, 5);
+    let mut lab = Lab::with_policy(policy);
+    let (first, second, healthy) = (lab.key("first"), lab.key("second"), lab.key("healthy"));
+    fail_twice(&mut lab, &[first, second]);
+    lab.wait(first);
+    lab.wait(healthy);
+    let Acquire::Failed(error) = lab.acquire_within(second, millis(1)) else { panic!("it is not its turn") };
+    assert!(matches!(error, AcquireError::Unavailable { .. }));
+    // Nobody holds it back any more, but the bucket is empty.
+    lab.advance(secs(6));
+    let another = lab.key("another");
+    lab.wait(another);
+    let Acquire::Failed(error) = lab.acquire_within(second, millis(1)) else { panic!("there is no slot") };
+    assert!(error.is_rate_limited(), "{error}");
+}
+
+#[test]
+fn r66_what_makes_the_endpoint_unavailable_is_said_with_what_to_check() {
+    let (mut lab, key) = Lab::with_key();
+    let waiter = lab.wait(key);
+    lab.fail(FailureKind::Connect);
+    let error = lab.result(waiter).unwrap_err();
+    assert!(!error.is_rate_limited());
+    let retry_at = error.retry_at().unwrap();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "no connection to the token endpoint (on purpose); check the token URL and the way there: network, name, TLS, \
+             proxy; a call tries again from {retry_at} on"
+        )
+    );
+    assert_eq!(Failure::new(FailureKind::Io, "").to_string(), "the connection to the token endpoint broke");
+    for (cause, text, advice) in [
+        (
+            Cause::Failed(failure(FailureKind::Aborted)),
+            "the token request was aborted on this side (on purpose)",
+            "call again",
+        ),
+        (
+            Cause::ExpiredOnArrival,
+            "the token had expired when it arrived: the token endpoint is too slow",
+            "check this machine's clock, and the lifetime that the endpoint gives its tokens",
+        ),
+        (
+            Cause::AlreadyRejected,
+            "the token endpoint answers a token that the API has rejected",
+            "check that the API and the token belong to the same environment",
+        ),
+        (
+            Cause::NoLifetime,
+            "the token endpoint answers a token that lives for zero seconds",
+            "check the lifetime that the endpoint gives its tokens",
+        ),
+    ] {
+        let error = AcquireError::Unavailable { cause, retry_at };
+        assert_eq!(error.to_string(), format!("{text}; {advice}; a call tries again from {retry_at} on"));
+    }
 }
 
 #[test]

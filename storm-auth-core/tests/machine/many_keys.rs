@@ -1,7 +1,7 @@
 //! R29, R30, R34: many keys behind one limiter.
 
 use storm_auth_core::machine::{Acquire, Reason};
-use storm_auth_core::{Budget, Credentials, Event, KeyId, Policy, Scope};
+use storm_auth_core::{Budget, Credentials, Event, HttpHosts, Key, KeyId, Policy, Scope, TokenUrl};
 
 use crate::harness::{Lab, granted, key, oauth_error, retry_after, secs, status};
 
@@ -154,5 +154,11 @@ fn r6_keys_are_the_same_by_url_client_and_set_of_scopes() {
     let default = lab.machine.add_key(base.for_scope(Scope::server_default()), lab.now());
     assert!(default != id && default != two);
     assert_ne!(lab.machine.add_key(base.for_credentials(Credentials::new("SHOP", "S3cret").unwrap()), lab.now()), id);
-    assert_eq!(lab.machine.status(lab.now()).keys.len(), 4);
+    let elsewhere = |url: &str| {
+        let url = TokenUrl::parse(url, &HttpHosts::default()).unwrap();
+        Key::new(url, base.credentials().clone(), base.scope().clone())
+    };
+    assert_eq!(lab.machine.add_key(elsewhere("https://IDENTITY.storm.io:443/1.0/connect/token"), lab.now()), id);
+    assert_ne!(lab.machine.add_key(elsewhere("https://identity.storm.io/2.0/connect/token"), lab.now()), id);
+    assert_eq!(lab.machine.status(lab.now()).keys.len(), 5);
 }
