@@ -1428,12 +1428,22 @@ fn r42_else_there_is_no_error() {
 }
 
 #[test]
+fn r42_an_empty_element_ends_no_challenge() {
+    assert_eq!(error(&[r#"Bearer realm="x",, , error="invalid_token""#]), Some(BearerError::InvalidToken));
+}
+
+#[test]
 fn r42_a_field_is_read_to_its_cap() {
     let padded = |length: usize| {
         let field = r#"Bearer error="invalid_token", Bearer error=invalid_request"#;
         format!("Basic realm=\"{}\", {field}", "x".repeat(length - field.len() - 16))
     };
-    assert_eq!(padded(MAX_FIELD).len(), MAX_FIELD);
+    assert_eq!((MAX_FIELD, padded(MAX_FIELD).len()), (8_192, 8_192));
+    let last = r#", Bearer error="invalid_token""#;
+    assert_eq!(
+        error(&[&format!("Basic realm=\"{}\"{last}", "x".repeat(8_192 - 14 - last.len()))]),
+        Some(BearerError::InvalidToken)
+    );
     assert_eq!(error(&[&padded(MAX_FIELD)]), Some(BearerError::InvalidToken));
     // One byte too long: the last challenge is cut through, and is not read as something shorter.
     assert_eq!(error(&[&padded(MAX_FIELD + 1)]), Some(BearerError::InvalidToken));

@@ -707,7 +707,7 @@ impl Machine {
         // In the queue's order, since each key that leaves it brings the ones behind it forward.
         let queued: BTreeSet<_> = (self.slots.values())
             .filter_map(|slot| match slot.flight {
-                Flight::Queued { place, .. } if !slot.waiters.is_empty() => Some(place),
+                Flight::Queued { place, .. } => Some(place),
                 _ => None,
             })
             .collect();

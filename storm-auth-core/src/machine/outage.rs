@@ -70,3 +70,37 @@ impl Outage {
         Some((hold.until.min(failed.after(backoff::LONGEST.saturating_mul(turns))), cause))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Failure, FailureKind};
+
+    #[test]
+    fn r35_a_key_that_retries_again_holds_the_others_longer_and_one_that_waited_its_turn_does_not() {
+        let mut machine = crate::Machine::new(crate::Policy::default(), 7);
+        let now = Now::from_millis(0, 1_000_000);
+        let mut key = |client: &str| {
+            let url = crate::TokenUrl::parse("https://id.example/token", &crate::HttpHosts::default());
+            let credentials = crate::Credentials::new(client, "S3cret").expect("it is sound");
+            machine
+                .add_key(crate::Key::new(url.expect("it is sound"), credentials, crate::Scope::server_default()), now)
+        };
+        let (one, other) = (key("one"), key("other"));
+        let (mut outage, mut rng) = (Outage::default(), fastrand::Rng::with_seed(7));
+        for key in [one, other] {
+            outage.failed(key, Cause::Failed(Failure::new(FailureKind::Connect, "")), now);
+        }
+        let mut held = || {
+            let mut until = Vec::new();
+            for key in [one, one, one, other] {
+                outage.sent(key, &mut rng, now);
+                until.push(outage.held_until(now));
+            }
+            until
+        };
+        let until = held();
+        assert!(until[0] != until[1] && until[1] != until[2], "each retry holds anew: {until:?}");
+        assert_eq!(until[2], until[3], "but not that of one who was held");
+    }
+}

@@ -451,6 +451,27 @@ fn r28_the_call_after_an_outage_gets_its_token_after_one_request() {
 }
 
 #[test]
+fn r21_a_request_is_given_up_when_the_wall_clock_alone_has_seen_its_patience_end() {
+    let (mut lab, key) = Lab::with_key();
+    lab.wait_within(key, secs(100));
+    lab.suspend(millis(59_999));
+    lab.wait_within(key, secs(100));
+    assert_eq!(lab.requests(), 1);
+    lab.suspend(millis(1));
+    lab.wait_within(key, secs(100));
+    assert_eq!(lab.requests(), 2);
+}
+
+#[test]
+fn r66_why_a_request_goes_out_is_said_in_words() {
+    let said = |reason: Reason| reason.to_string();
+    assert_eq!(said(Reason::First), "the first one");
+    assert_eq!(said(Reason::Refresh), "to refresh it in time");
+    assert_eq!(said(Reason::Expired), "since it has expired");
+    assert_eq!(said(Reason::Rejected), "since the API rejected it");
+}
+
+#[test]
 fn r44_a_held_token_is_served_to_its_end_after_a_shutdown_and_nobody_has_to_look() {
     let (mut lab, key) = Lab::with_token(600);
     lab.machine.shut_down(lab.now());

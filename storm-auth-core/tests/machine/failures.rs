@@ -541,6 +541,22 @@ fn held_until(lab: &Lab) -> Option<u64> {
 }
 
 #[test]
+fn r64_removals_that_nobody_takes_notice_of_are_kept_up_to_a_few_hundred() {
+    let mut lab = Lab::new();
+    let mut noticed = |keys: usize| {
+        while lab.machine.poll_change().is_some() {}
+        for client in 0..keys {
+            let key = lab.key(&client.to_string());
+            lab.machine.remove_key(key);
+        }
+        std::iter::from_fn(|| lab.machine.poll_change()).count()
+    };
+    assert_eq!(noticed(3), 3);
+    assert_eq!(noticed(257), 257);
+    assert!(noticed(5_000) <= 257);
+}
+
+#[test]
 fn r35_r36_a_key_whose_turn_has_come_is_told_what_it_waits_for_then() {
     let mut policy = Policy::default();
     policy.budget = Budget::per_minute(3, 5);
