@@ -78,3 +78,19 @@ pub fn token_request(url: &TokenUrl, credentials: &Credentials, scope: &Scope) -
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     request
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::HttpHosts;
+
+    #[test]
+    fn r60_a_form_never_outgrows_its_buffer_and_leaves_a_copy_behind() {
+        let url = TokenUrl::parse("https://id.example/token", &HttpHosts::default()).expect("it is sound");
+        // Every byte of it becomes three.
+        let credentials = Credentials::new("shop", "&".repeat(100)).expect("it is sound");
+        let request = token_request(&url, &credentials, &Scope::new("lab").expect("it is sound"));
+        // The names, three times the values, and two separators for each.
+        assert_eq!(request.body().0.capacity(), 66 + 23 + 315 + 16);
+    }
+}

@@ -836,3 +836,20 @@ fn filtered(text: &[u8], allowed: fn(u8) -> bool) -> Zeroizing<Vec<u8>> {
 fn number(window: &[u8]) -> u64 {
     window.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r60_a_body_grows_by_hand_and_only_when_it_has_to() {
+        let mut body = ResponseBody::new();
+        body.push(&[1; 100]).expect("it is short");
+        assert_eq!(body.bytes.capacity(), 4_096);
+        let place = body.bytes.as_ptr();
+        body.push(&[2; 3_996]).expect("it is short");
+        assert_eq!((body.len(), body.bytes.as_ptr()), (4_096, place), "it fits exactly");
+        body.push(&[3; 4_097]).expect("it is short");
+        assert_eq!(body.bytes.capacity(), 16_384);
+    }
+}
