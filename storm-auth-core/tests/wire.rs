@@ -1433,6 +1433,11 @@ fn r42_an_empty_element_ends_no_challenge() {
 }
 
 #[test]
+fn r42_a_backslash_outside_of_quotes_hides_no_comma() {
+    assert_eq!(error(&[r#"Basic a\, Bearer error="invalid_token""#]), Some(BearerError::InvalidToken));
+}
+
+#[test]
 fn r42_a_field_is_read_to_its_cap() {
     let padded = |length: usize| {
         let field = r#"Bearer error="invalid_token", Bearer error=invalid_request"#;
