@@ -105,6 +105,7 @@ pub mod driver;
 pub mod environment;
 pub mod error;
 pub mod machine;
+pub mod store;
 pub mod time;
 pub mod token;
 pub mod wire;

@@ -156,6 +156,15 @@ pub struct Grant {
 pub struct AccessToken(Zeroizing<Box<[u8]>>);
 
 impl AccessToken {
+    pub(crate) fn new(token: &[u8]) -> Result<Self, TokenFault> {
+        match token.len() {
+            0 => Err(TokenFault::Empty),
+            length if length > MAX_ACCESS_TOKEN => Err(TokenFault::TooLong),
+            _ if !token.iter().all(u8::is_ascii_graphic) => Err(TokenFault::Character),
+            _ => Ok(Self(Zeroizing::new(Box::from(token)))),
+        }
+    }
+
     /// The bytes to send.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -391,13 +400,7 @@ fn grant(members: &Members<'_>, veil: &Veil, diagnostics: &mut Vec<Diagnostic>) 
 
 fn access_token(members: &Members<'_>) -> Result<AccessToken, TokenFault> {
     let raw = members.raw(Member::AccessToken).ok_or(TokenFault::Absent)?;
-    let token = text(raw).ok_or(TokenFault::NotAString)?;
-    match token.len() {
-        0 => Err(TokenFault::Empty),
-        length if length > MAX_ACCESS_TOKEN => Err(TokenFault::TooLong),
-        _ if !token.bytes().all(|byte| byte.is_ascii_graphic()) => Err(TokenFault::Character),
-        _ => Ok(AccessToken(Zeroizing::new(Box::from(token.as_bytes())))),
-    }
+    AccessToken::new(text(raw).ok_or(TokenFault::NotAString)?.as_bytes())
 }
 
 /// R15, from `expires_in` as it stands in the answer.
