@@ -40,6 +40,9 @@ pub struct Policy {
     /// is never; capped at [`Policy::STALE_CAP`]. An API that takes tokens past their expiry (servers often allow 300 s)
     /// survives longer outages with it; any other answers 401.
     pub serve_stale_on_error: Duration,
+    /// Which address token requests leave by, as a label of one's own choice. Processes that share a store share one gate for each
+    /// label, since the limit is per address. Default: empty, the same for all.
+    pub egress: String,
 }
 
 impl Policy {
@@ -67,6 +70,7 @@ impl Default for Policy {
             refresh_early: 0.75,
             refresh_late: 0.933,
             serve_stale_on_error: Duration::ZERO,
+            egress: String::new(),
         }
     }
 }

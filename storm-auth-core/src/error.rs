@@ -220,6 +220,8 @@ pub enum Cause {
     AlreadyRejected,
     /// The endpoint answered a token that lives for zero seconds while a valid one is held.
     NoLifetime,
+    /// A process that shares the store asked, and got no token.
+    FailedElsewhere,
 }
 
 impl AcquireError {
@@ -302,6 +304,7 @@ impl Cause {
             Self::ExpiredOnArrival => "check this machine's clock, and the lifetime that the endpoint gives its tokens",
             Self::AlreadyRejected => "check that the API and the token belong to the same environment",
             Self::NoLifetime => "check the lifetime that the endpoint gives its tokens",
+            Self::FailedElsewhere => "look into that process's log for the reason",
         }
     }
 }
@@ -316,6 +319,7 @@ impl fmt::Display for Cause {
             }
             Self::AlreadyRejected => f.write_str("the token endpoint answers a token that the API has rejected"),
             Self::NoLifetime => f.write_str("the token endpoint answers a token that lives for zero seconds"),
+            Self::FailedElsewhere => f.write_str("another process that shares the token store asked in vain"),
         }
     }
 }

@@ -42,6 +42,7 @@
 //!             let body = ResponseBody::try_from(&body[..]).expect("it is shorter than 64 KiB");
 //!             machine.handle_response(send.op, &http::Response::new(body), later);
 //!         }
+//!         Output::Perform(Action::Store(_)) => unreachable!("no store was announced"),
 //!         Output::Resolve(id, result) => {
 //!             assert_eq!(id, waiter);
 //!             token = Some(result?);

@@ -156,6 +156,16 @@ impl Moment {
         self.mono.since(now.mono).min(self.unix.since(now.unix))
     }
 
+    /// The moment that lies `span` after this one on both clocks.
+    pub(crate) fn after(self, span: Duration) -> Self {
+        Self { mono: self.mono + span, unix: self.unix + span }
+    }
+
+    /// The moment that lies `span` before this one on both clocks, or their origin.
+    pub(crate) fn before(self, span: Duration) -> Self {
+        Self { mono: self.mono - span, unix: self.unix - span }
+    }
+
     /// The earlier of two moments, on each clock.
     pub fn min(self, other: Self) -> Self {
         Self { mono: self.mono.min(other.mono), unix: self.unix.min(other.unix) }

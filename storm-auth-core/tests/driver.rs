@@ -400,7 +400,7 @@ fn onlookers_are_woken_once_when_anything_happens() {
 fn a_key_that_is_removed_leaves_its_cell_empty() {
     let mut desk = Desk::with_token(600);
     let (now, key) = (desk.now, desk.key);
-    desk.board.command(now, |machine| machine.remove_key(key));
+    desk.board.command(now, |machine| machine.remove_key(key, now));
     assert!(desk.read().is_none());
     // Added again it is another key, with a cell of its own.
     let (again, cell) = desk.board.add_key(self::key("shop"), now);

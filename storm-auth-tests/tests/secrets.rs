@@ -540,7 +540,7 @@ fn play_core() {
             say("output", &output);
             let Output::Perform(action) = output else { continue };
             say("action", &action);
-            let storm_auth_core::machine::Action::Send(send) = action;
+            let storm_auth_core::machine::Action::Send(send) = action else { continue };
             say("request", &send);
             say("form", send.request.body());
             machine.handle_response(send.op, &response, now);

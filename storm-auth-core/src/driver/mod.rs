@@ -7,9 +7,12 @@
 //! 1. reads the [`Cell`]; on `None` it locks the board and calls [`Board::acquire`];
 //! 2. takes [`Board::take_work`] before it unlocks, every time, and then wakes, reports the events and performs the sends;
 //! 3. reports what came of a send with [`Board::report`], and does 2 again;
-//! 4. lets every waiting caller sleep until [`Board::poll_timeout`] at the longest, and call [`Board::elapse`] then. So no
+//! 4. where there is a store, lets one thread at a time perform [`Board::next_store`] and report with [`Board::report_store`], as
+//!    long as there is one, when [`Work::store`] says so; and while a send that is [`leased`](TokenRequest::leased) is under way, lets
+//!    one sleep as in 5;
+//! 5. lets every waiting caller sleep until [`Board::poll_timeout`] at the longest, and call [`Board::elapse`] then. So no
 //!    timer thread is needed;
-//! 5. where processes fork, says in which one it is with [`Board::in_process`] before anything else.
+//! 6. where processes fork, says in which one it is with [`Board::in_process`] before anything else.
 
 mod cell;
 mod clock;
@@ -25,8 +28,10 @@ use http::Response;
 
 use crate::error::{AcquireError, Failure};
 use crate::machine::{
-    Acquire, Action, Event, Key, KeyId, Machine, OpId, Output, Timeout, TimeoutReason, TokenRequest, WaiterId,
+    Acquire, Action, Event, Key, KeyId, Machine, OpId, Output, StoreRequest, Timeout, TimeoutReason, TokenRequest,
+    WaiterId,
 };
+use crate::store::{StoreFailure, StoreReply};
 use crate::time::{Mono, Now};
 use crate::token::Token;
 use crate::wire::response::ResponseBody;
@@ -47,6 +52,10 @@ pub struct Board<W> {
     /// What sleeps until the machine's deadline sleeps until this.
     due: Option<Mono>,
     sends: VecDeque<TokenRequest>,
+    /// Operations of the store, in their order.
+    stores: VecDeque<StoreRequest>,
+    /// Whether a thread is performing them.
+    at_store: bool,
     wakes: Vec<W>,
     events: Vec<Event>,
     /// The process that it was last used in.
@@ -69,6 +78,8 @@ pub struct Work<W> {
     pub events: Vec<Event>,
     /// Perform these, each on its own, and report with [`Board::report`].
     pub sends: VecDeque<TokenRequest>,
+    /// Whether a thread has to be started that performs [`Board::next_store`] until there is none.
+    pub store: bool,
 }
 
 impl<W> Board<W> {
@@ -82,6 +93,8 @@ impl<W> Board<W> {
             onlookers: Vec::new(),
             due: None,
             sends: VecDeque::new(),
+            stores: VecDeque::new(),
+            at_store: false,
             wakes: Vec::new(),
             events: Vec::new(),
             process: None,
@@ -99,6 +112,8 @@ impl<W> Board<W> {
             core::mem::forget(core::mem::take(&mut self.onlookers));
             core::mem::forget(core::mem::take(&mut self.wakes));
             self.sends.clear();
+            self.stores.clear();
+            self.at_store = false;
             self.events.clear();
             self.machine.start_anew(process, now);
             self.pump(now);
@@ -163,6 +178,29 @@ impl<W> Board<W> {
         self.pump(now);
     }
 
+    /// The next operation for the store. The thread that was started for them calls it until it is `None`, and reports each.
+    pub fn next_store(&mut self) -> Option<StoreRequest> {
+        let next = self.stores.pop_front();
+        self.at_store = next.is_some();
+        next
+    }
+
+    /// The thread that was to perform the store's operations has ended without being done, or could not be started.
+    pub fn leave_store(&mut self) {
+        self.at_store = false;
+    }
+
+    /// What came of an operation of the store.
+    pub fn report_store(&mut self, op: OpId, result: Result<StoreReply, StoreFailure>, now: Now) {
+        self.machine.handle_store(op, result, now);
+        self.pump(now);
+    }
+
+    /// Whether a report for this operation is still awaited.
+    pub fn awaits(&self, op: OpId) -> bool {
+        self.machine.awaits(op)
+    }
+
     /// Time has passed.
     pub fn elapse(&mut self, now: Now) {
         self.machine.handle_timeout(now);
@@ -193,18 +231,23 @@ impl<W> Board<W> {
 
     /// Takes everything there is to do. The driver does it after unlocking.
     pub fn take_work(&mut self) -> Work<W> {
-        Work { sends: core::mem::take(&mut self.sends), ..self.take_wakes() }
+        let sends = core::mem::take(&mut self.sends);
+        let store = !self.at_store && !self.stores.is_empty();
+        self.at_store |= store;
+        Work { sends, store, ..self.take_wakes() }
     }
 
     /// The same without the sends, for a place that may not start threads, like a `Drop`. They are taken by a caller: one that
     /// waits and is woken for it, or the next that reads its key's cell.
     pub fn take_wakes(&mut self) -> Work<W> {
-        if !self.sends.is_empty() {
+        let stores = self.stores.iter().filter(|_| !self.at_store).map(|request| request.key);
+        let left: Vec<_> = self.sends.iter().map(|send| send.key).chain(stores).collect();
+        if !left.is_empty() {
             self.wake_all();
         }
-        for send in &self.sends {
+        for key in left {
             // Where nobody waits, the next caller comes here and takes them.
-            if let Some(cell) = self.cells.get(&send.key) {
+            if let Some(cell) = self.cells.get(&key) {
                 cell.ask_at_once();
             }
         }
@@ -212,6 +255,7 @@ impl<W> Board<W> {
             wakes: core::mem::take(&mut self.wakes),
             events: core::mem::take(&mut self.events),
             sends: VecDeque::new(),
+            store: false,
         }
     }
 
@@ -221,6 +265,7 @@ impl<W> Board<W> {
             happened = true;
             match output {
                 Output::Perform(Action::Send(send)) => self.sends.push_back(send),
+                Output::Perform(Action::Store(request)) => self.stores.push_back(request),
                 Output::Event(event) => self.events.push(event),
                 Output::Resolve(waiter, result) => {
                     // A waiter that has gone is no longer on the board.
@@ -241,6 +286,7 @@ impl<W> Board<W> {
         }
         // A request that nobody performed before its patience ended, or before its key went, is not sent any more.
         self.sends.retain(|send| self.machine.awaits(send.op));
+        self.stores.retain(|request| self.machine.awaits(request.op));
         if happened {
             self.wakes.append(&mut self.onlookers);
         }

@@ -38,10 +38,20 @@ pub(super) fn after_retry_after(rng: &mut fastrand::Rng, retry_after: Duration) 
     retry_after + Duration::from_millis(rng.u64(0..=spread))
 }
 
+/// How long a store is left alone after its `failures`-th failure in a row, counted from 1: half of it spread, from a second to a
+/// minute.
+pub(super) fn after_store_failure(rng: &mut fastrand::Rng, failures: u32) -> Duration {
+    let longest = millis(doubled(FIRST_STORE_PAUSE, failures.saturating_sub(1)).min(LONGEST_STORE_PAUSE));
+    Duration::from_millis(rng.u64(longest / 2..=longest))
+}
+
 /// The wait after the `refusals`-th refused configuration in a row, counted from 1.
 pub(super) fn after_refusal(refusals: u32) -> Duration {
     PROBES[usize::from(refusals > 1)]
 }
+
+const FIRST_STORE_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_STORE_PAUSE: Duration = Duration::from_secs(60);
 
 fn doubled(span: Duration, times: u32) -> Duration {
     span.saturating_mul(2_u32.saturating_pow(times))

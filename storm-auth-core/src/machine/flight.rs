@@ -1,12 +1,9 @@
-//! The slots and all their transitions. Every change of a [`Flight`] stands in this file.
+//! The slots and all their transitions. Every change of a [`Flight`] stands in this file, and those in which a store has a say in
+//! [`sharing`](super::sharing).
 //!
 //! The diagram of the states stands in the [crate docs](crate#how-it-decides).
 //!
 //! Whether a token is held is independent of this: `Option<Held>` beside it, whose freshness is computed from `now`.
-//!
-//! Sharing a token between processes will add its states where they are plain to see: between the queue and the request
-//! (the record is read, a lease is taken or its holder followed) and behind it (the token is published), in
-//! [`Machine::dispatch`] and [`Machine::granted`].
 
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
@@ -20,8 +17,10 @@ use crate::error::{AcquireError, Cause, Failure, FailureKind};
 use crate::machine::backoff::{self, Patience};
 use crate::machine::budget::Bucket;
 use crate::machine::output::{Action, Event, OpId, Output, Reason, TokenRequest};
+use crate::machine::sharing::Tenure;
 use crate::machine::timer::{Timer, Timers};
 use crate::machine::{Invalidated, Key, KeyId, Machine, Phase, Waiter, WaiterId};
+use crate::store::{Order, Vault};
 use crate::time::{Moment, Mono, Now, Unix, millis};
 use crate::token::{Token, TokenId};
 use crate::wire::request::token_request;
@@ -57,7 +56,7 @@ pub(super) struct Slot {
     bucket: Bucket,
     patience: Patience,
     /// Failures in a row, throttles and refusals aside.
-    failures: u32,
+    pub(super) failures: u32,
     /// Refused configurations in a row.
     refusals: u32,
     /// The refused configuration that stands until a token comes or the credentials change.
@@ -65,28 +64,74 @@ pub(super) struct Slot {
     /// Rejections of fresh tokens in a row.
     fresh_rejections: u32,
     rejected: VecDeque<TokenId>,
+    /// Until when those who hold the lease are followed, in this row.
+    pub(super) followed_until: Option<Mono>,
 }
 
 /// A token that came, until another one does.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) token: Token,
-    sent: Now,
-    received: Now,
     lifetime: Duration,
+    /// When its whole life ends.
+    end: Moment,
     /// From here on it is never served (R20).
     pub(super) hard: Moment,
+    /// Until when a rejection of it is one of a fresh token (R40).
+    fresh_until: Moment,
+    /// Its order among those of other processes, where a store is shared.
+    pub(super) order: Option<Order>,
+    /// Whether other processes hold it too.
+    pub(super) shared: bool,
+}
+
+impl Held {
+    /// A token that another process requested, `age` ago.
+    pub(super) fn adopted(
+        token: Token,
+        order: Order,
+        lifetime: Duration,
+        age: Duration,
+        hard: Moment,
+        now: Now,
+    ) -> Self {
+        let end = now.after(lifetime.saturating_sub(age));
+        let fresh_until = now.after(FRESH.saturating_sub(age));
+        Self { token, lifetime, end, hard, fresh_until, order: Some(order), shared: true }
+    }
+}
+
+/// What is kept back of a life.
+pub(super) fn skew(lifetime: Duration) -> Duration {
+    LONGEST_SKEW.min(lifetime / SKEW_DIVISOR)
 }
 
 /// What a slot is doing. Every state but `Idle` has a deadline.
 #[derive(Debug)]
 pub(super) enum Flight {
     Idle,
+    /// The store is asked for the key's record.
+    Reading {
+        op: OpId,
+        patience_ends: Mono,
+        vault: Vault,
+    },
     /// A request is wanted, and goes when the key's own spacing, the gate and the budget let it.
     Queued {
         place: Place,
         spaced_until: Mono,
         reason: Reason,
+        path: Path,
+    },
+    /// The store is asked for the key's lease.
+    Leasing {
+        op: OpId,
+        patience_ends: Mono,
+        vault: Vault,
+    },
+    /// Another process has the lease, and is looked after then.
+    Following {
+        look_at: Mono,
     },
     /// A request is under way.
     Requesting {
@@ -95,12 +140,23 @@ pub(super) enum Flight {
         patience_ends: Mono,
         /// The secret in it, which an answer may repeat.
         secret: ClientSecret,
+        /// The lease, where there is one.
+        tenure: Option<Tenure>,
     },
     /// Something went wrong; callers without a token get it from memory until then.
     BackingOff {
         until: Moment,
         trouble: Trouble,
     },
+}
+
+/// How a request leaves the queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Path {
+    /// With the lease, where there is a store to take it from.
+    Lease,
+    /// Without.
+    Alone,
 }
 
 /// A place in the queue: the earliest need goes first.
@@ -122,6 +178,7 @@ struct Landed {
     key: KeyId,
     sent: Now,
     secret: ClientSecret,
+    tenure: Option<Tenure>,
 }
 
 impl Slot {
@@ -143,6 +200,7 @@ impl Slot {
             refusal: None,
             fresh_rejections: 0,
             rejected: VecDeque::new(),
+            followed_until: None,
         }
     }
 
@@ -150,11 +208,18 @@ impl Slot {
         self.held.as_ref().filter(|held| !held.hard.reached(now))
     }
 
+    /// A token came: whatever stood in the way is over.
+    fn is_served(&mut self) {
+        self.failures = 0;
+        self.refusals = 0;
+        self.refusal = None;
+    }
+
     /// The expired token, where the policy lets it be served in place of an error.
     pub(super) fn stale(&self, policy: &Policy, now: Now) -> Option<&Token> {
         let grace = policy.serve_stale_on_error.min(Policy::STALE_CAP);
         let held = self.held.as_ref().filter(|_| !grace.is_zero())?;
-        (!held.sent.after(held.lifetime.saturating_add(grace)).reached(now)).then_some(&held.token)
+        (!held.end.after(grace).reached(now)).then_some(&held.token)
     }
 
     /// So that a server that hands the same token out again is not believed, be it one that was never held.
@@ -168,7 +233,11 @@ impl Slot {
         self.rejected.push_back(token);
     }
 
-    fn is_wanted(&self, now: Now) -> bool {
+    pub(super) fn has_rejected(&self, token: TokenId) -> bool {
+        self.rejected.contains(&token)
+    }
+
+    pub(super) fn is_wanted(&self, now: Now) -> bool {
         !self.waiters.is_empty() || self.warmers > 0 || self.valid(now).is_some()
     }
 
@@ -189,7 +258,7 @@ impl Machine {
         let felt = self.gate.felt_within(held.lifetime.saturating_mul(Policy::LATE_LIVES), now);
         let share = if felt { self.policy.refresh_late } else { self.policy.refresh_early };
         let age = Duration::from_millis((millis(held.lifetime) as f64 * share) as u64);
-        held.sent.after(age).min(held.hard)
+        held.end.before(held.lifetime.saturating_sub(age)).min(held.hard)
     }
 
     pub(super) fn refresh_due(&self, held: &Held, now: Now) -> bool {
@@ -204,27 +273,35 @@ impl Machine {
             Flight::BackingOff { until, .. } if until.reached(now) => {}
             _ => return,
         }
+        if self.phase == Phase::ShutDown {
+            self.slot_mut(key).flight = Flight::Idle;
+        } else if self.may_share(now) {
+            self.read(key, now);
+        } else {
+            self.line_up(key, Path::Lease, now.mono, now);
+            if matches!(self.slots[&key].flight, Flight::Queued { reason: Reason::Refresh, .. }) {
+                self.announce_deferral(key, now);
+            }
+        }
+    }
+
+    /// A request is to be had by way of the queue, and not before a time.
+    pub(super) fn line_up(&mut self, key: KeyId, path: Path, not_before: Mono, now: Now) {
+        let slot = self.slot_mut(key);
         let reason = slot.reason(now);
         let need = match &slot.held {
             Some(held) => now.mono + held.hard.left(now),
             None => now.mono,
         };
-        let spaced_until = slot.bucket.next();
-        if self.phase == Phase::ShutDown {
-            self.slot_mut(key).flight = Flight::Idle;
-            return;
-        }
+        let spaced_until = slot.bucket.next().max(not_before);
         let place = Place { need, key };
-        self.slot_mut(key).flight = Flight::Queued { place, spaced_until, reason };
+        slot.flight = Flight::Queued { place, spaced_until, reason, path };
         if spaced_until > now.mono {
             self.timers.set(spaced_until, Timer::Spaced(key));
         } else {
             self.queue.insert(place);
         }
         self.dispatch(Some(key), now);
-        if reason == Reason::Refresh && matches!(self.slots[&key].flight, Flight::Queued { .. }) {
-            self.announce_deferral(key, now);
-        }
         self.settle(key, now);
     }
 
@@ -242,8 +319,16 @@ impl Machine {
             let Some(place) = self.queue.iter().find(|place| !self.is_held(place.key, now)).copied() else { return };
             self.queue.remove(&place);
             let key = place.key;
-            if asked == Some(key) || self.slots[&key].is_wanted(now) {
-                self.send(key, now);
+            let slot = &self.slots[&key];
+            let path = match slot.flight {
+                Flight::Queued { path, .. } => path,
+                _ => unreachable!("only queued keys have a place in the queue"),
+            };
+            if asked == Some(key) || slot.is_wanted(now) {
+                match path {
+                    Path::Lease if self.may_share(now) => self.lease(key, now),
+                    _ => self.send(key, None, now),
+                }
             } else {
                 // Its token expired in the queue, and nobody has asked for it since.
                 self.slot_mut(key).flight = Flight::Idle;
@@ -252,9 +337,9 @@ impl Machine {
         }
     }
 
-    fn send(&mut self, key: KeyId, now: Now) {
-        let op = OpId(self.next_op);
-        self.next_op += 1;
+    pub(super) fn send(&mut self, key: KeyId, tenure: Option<Tenure>, now: Now) {
+        let op = self.next_op();
+        let leased = tenure.is_some();
         self.bucket.take(now.mono);
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.bucket.take(now.mono);
@@ -263,13 +348,13 @@ impl Machine {
         let patience = slot.patience.span();
         let patience_ends = now.mono + patience;
         let secret = slot.key.credentials.secret().clone();
-        slot.flight = Flight::Requesting { op, sent: now, patience_ends, secret };
+        slot.flight = Flight::Requesting { op, sent: now, patience_ends, secret, tenure };
         let request = token_request(slot.key.token_url(), slot.key.credentials(), slot.key.scope());
         self.ops.insert(op, key);
         self.timers.set(patience_ends, Timer::Flight(key));
         self.counters.requests += 1;
         self.outputs.event(Event::Requested { key, op, reason });
-        self.outputs.push(Output::Perform(Action::Send(TokenRequest { op, key, request, patience })));
+        self.outputs.push(Output::Perform(Action::Send(TokenRequest { op, key, request, patience, leased })));
         self.settle(key, now);
     }
 
@@ -286,7 +371,7 @@ impl Machine {
     }
 
     /// When a request of this key may go, as far as is known.
-    fn slot_time(&self, key: KeyId, now: Now) -> Mono {
+    pub(super) fn slot_time(&self, key: KeyId, now: Now) -> Mono {
         let slot = &self.slots[&key];
         let ahead = match slot.flight {
             Flight::Queued { place, .. } => {
@@ -311,7 +396,9 @@ impl Machine {
     /// Whether a caller without a token may wait for one, or what it fails with at once (R25, R27, R36).
     pub(super) fn outlook(&self, key: KeyId, deadline: Mono, now: Now) -> Result<(), AcquireError> {
         match &self.slots[&key].flight {
-            Flight::Requesting { .. } => Ok(()),
+            Flight::Reading { .. } | Flight::Leasing { .. } | Flight::Following { .. } | Flight::Requesting { .. } => {
+                Ok(())
+            }
             Flight::Queued { .. } if deadline > self.slot_time(key, now) => Ok(()),
             Flight::Queued { .. } => Err(self.queued(key, now)),
             Flight::BackingOff { trouble, .. } => Err(self.trouble(key, trouble, now)),
@@ -322,7 +409,11 @@ impl Machine {
     /// What a caller without a token would be told now, where something stands in the way.
     pub(super) fn standing_error(&self, key: KeyId, now: Now) -> Option<AcquireError> {
         match &self.slots[&key].flight {
-            Flight::Idle | Flight::Requesting { .. } => None,
+            Flight::Idle
+            | Flight::Reading { .. }
+            | Flight::Leasing { .. }
+            | Flight::Following { .. }
+            | Flight::Requesting { .. } => None,
             Flight::Queued { .. } => Some(self.queued(key, now)),
             Flight::BackingOff { until, .. } if until.reached(now) => None,
             Flight::BackingOff { trouble, .. } => Some(self.trouble(key, trouble, now)),
@@ -365,7 +456,14 @@ impl Machine {
                 let turn = self.opens(now).max(self.bucket.next()).max(*spaced_until).max(self.released(key, now));
                 now.after(turn.since(now.mono))
             }
-            Flight::Requesting { patience_ends, .. } => now.after(patience_ends.since(now.mono)),
+            Flight::Reading { patience_ends, .. } | Flight::Leasing { patience_ends, .. } => {
+                now.after(patience_ends.since(now.mono))
+            }
+            Flight::Following { look_at } => now.after(look_at.since(now.mono)),
+            Flight::Requesting { patience_ends, tenure, .. } => {
+                let renew_at = tenure.as_ref().map_or(*patience_ends, |tenure| tenure.renew_at);
+                now.after(renew_at.min(*patience_ends).since(now.mono))
+            }
             Flight::BackingOff { until, .. } => until.max(self.refresh_at(held, now)),
         }
     }
@@ -381,16 +479,25 @@ impl Machine {
         };
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         match core::mem::replace(&mut slot.flight, Flight::Idle) {
-            Flight::Requesting { sent, patience_ends, secret, .. } => {
+            Flight::Requesting { sent, patience_ends, secret, tenure, .. } => {
                 self.timers.clear(patience_ends, Timer::Flight(key));
-                Some(Landed { key, sent, secret })
+                if let Some(tenure) = &tenure {
+                    self.timers.clear(tenure.renew_at, Timer::Renew(key));
+                }
+                Some(Landed { key, sent, secret, tenure })
             }
-            _ => unreachable!("an operation is known only while its key is requesting"),
+            other => {
+                // The answer of an endpoint to a store's operation: a driver's mistake.
+                slot.flight = other;
+                self.ops.insert(op, key);
+                self.outputs.event(Event::LateReport { op });
+                None
+            }
         }
     }
 
     pub(super) fn answered(&mut self, op: OpId, response: &Response<ResponseBody>, now: Now) {
-        let Some(landed) = self.land(op) else { return };
+        let Some(mut landed) = self.land(op) else { return };
         let key = landed.key;
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         let secrets = secrets(slot, &landed.secret);
@@ -404,14 +511,15 @@ impl Machine {
             // A limiter in front that refuses one request may hold the next, so only the endpoint itself proves that it answers.
             self.slot_mut(key).patience.answered();
         }
-        self.mind_the_gate(throttled, answer.retry_after, landed.sent, now);
+        self.mind_the_gate(key, throttled, answer.retry_after, landed.sent, now);
         if matches!(&answer.outcome, Outcome::Refused(refusal) if refusal.class == Class::Configuration) {
             self.end_outage();
         }
+        let tenure = landed.tenure.take();
         match answer.outcome {
-            Outcome::Granted(grant) => self.granted(landed, grant, now),
+            Outcome::Granted(grant) => self.granted(landed, grant, tenure, now),
             Outcome::Refused(refusal) => match refusal.class {
-                Class::Throttled => self.requeue(key, now),
+                Class::Throttled => self.requeue(key, tenure, now),
                 _ if self.slots[&key].key.credentials.secret().expose() != landed.secret.expose() => {
                     // R43: what the old secret is told says nothing about the new one.
                     self.outputs.event(Event::LateReport { op });
@@ -419,12 +527,12 @@ impl Machine {
                         Class::Configuration => self.counters.refused += 1,
                         _ => self.counters.unusable += 1,
                     }
-                    self.requeue(key, now);
+                    self.requeue(key, tenure, now);
                 }
-                Class::Configuration => self.refused(key, refusal, now),
+                Class::Configuration => self.refused(key, refusal, tenure, now),
                 Class::Transient => {
                     self.counters.unusable += 1;
-                    self.back_off(key, Cause::Refused(Box::new(refusal)), now);
+                    self.back_off(key, Cause::Refused(Box::new(refusal)), tenure, now);
                 }
             },
         }
@@ -434,7 +542,7 @@ impl Machine {
     }
 
     /// A throttle, or any Retry-After, closes the gate of the whole group (R34, R35).
-    fn mind_the_gate(&mut self, throttled: bool, retry_after: Option<Duration>, sent: Now, now: Now) {
+    fn mind_the_gate(&mut self, key: KeyId, throttled: bool, retry_after: Option<Duration>, sent: Now, now: Now) {
         let retry_after = retry_after.filter(|wait| !wait.is_zero());
         let throttles = throttled.then(|| {
             self.counters.throttled += 1;
@@ -446,13 +554,21 @@ impl Machine {
             (None, Some(throttles)) => backoff::after_throttle(&mut self.rng, throttles, self.policy.budget.interval()),
             (None, None) => return,
         };
+        let until = self.close_gate(wait, retry_after, now);
+        self.tell_gate(key, until, now);
+    }
+
+    /// Closes the gate for at least `wait`; returns until when it is closed.
+    pub(super) fn close_gate(&mut self, wait: Duration, retry_after: Option<Duration>, now: Now) -> Unix {
         self.counters.gated += self.gate.close(wait, now);
         let until = self.gate.closed_until(now).map_or(now.unix, |until| until.told(now));
         self.outputs.event(Event::GateClosed { until, retry_after });
+        until
     }
 
     /// Throttled or aborted: who can wait for the next slot does.
-    fn requeue(&mut self, key: KeyId, now: Now) {
+    fn requeue(&mut self, key: KeyId, tenure: Option<Tenure>, now: Now) {
+        self.let_go(key, tenure, now);
         if self.slots[&key].is_wanted(now) {
             self.want(key, now);
         }
@@ -463,18 +579,17 @@ impl Machine {
         self.shed(now);
     }
 
-    fn granted(&mut self, landed: Landed, grant: Grant, now: Now) {
-        let Landed { key, sent, .. } = landed;
+    fn granted(&mut self, landed: Landed, grant: Grant, tenure: Option<Tenure>, now: Now) {
+        let Landed { key, sent, secret, .. } = landed;
         self.gate.succeeded();
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         let other_scope = grant.scope.clone().filter(|granted| differs(granted, slot.key.scope().as_str()));
-        let skew = LONGEST_SKEW.min(grant.lifetime / SKEW_DIVISOR);
         let hard = match grant.lifetime {
             Duration::ZERO => now.into(),
-            lifetime => sent.after(lifetime - skew),
+            lifetime => sent.after(lifetime - skew(lifetime)),
         };
-        let token = Token::new(key, &grant.access_token, hard.unix, grant.scope);
-        let unusable = if slot.rejected.contains(&token.id()) {
+        let token = Token::new(key, &grant.access_token, hard.unix, grant.scope.clone());
+        let unusable = if slot.has_rejected(token.id()) {
             Some(Cause::AlreadyRejected)
         } else if grant.lifetime.is_zero() {
             // R15: it serves the callers that already wait, and displaces nothing.
@@ -488,34 +603,51 @@ impl Machine {
             self.counters.unusable += 1;
             let wall_clock_stepped = cause == Cause::ExpiredOnArrival && hard.mono > now.mono;
             return match wall_clock_stepped && self.may_repeat(key) {
-                true => self.requeue(key, now),
-                false => self.back_off(key, cause, now),
+                true => self.requeue(key, tenure, now),
+                false => self.back_off(key, cause, tenure, now),
             };
         }
         self.counters.granted += 1;
         self.end_outage();
-        let slot = self.slots.get_mut(&key).expect(KNOWN);
-        slot.failures = 0;
-        slot.refusals = 0;
-        slot.refusal = None;
-        if !grant.lifetime.is_zero() {
-            let held = Held { token: token.clone(), sent, received: now, lifetime: grant.lifetime, hard };
-            if slot.held.replace(held).is_some() {
-                // The one before was used until its refresh: rejections of fresh tokens are over.
-                slot.fresh_rejections = 0;
+        let mut refresh_at = now.into();
+        if grant.lifetime.is_zero() {
+            self.slot_mut(key).is_served();
+            self.let_go(key, tenure, now);
+        } else {
+            let order = self.order(sent);
+            let held = Held {
+                token: token.clone(),
+                lifetime: grant.lifetime,
+                end: sent.after(grant.lifetime),
+                hard,
+                fresh_until: now.after(FRESH),
+                order,
+                shared: tenure.is_some(),
+            };
+            refresh_at = self.hold(key, held, now);
+            if let Some(order) = order {
+                self.publish(key, &secret, tenure, order, &grant, now);
             }
         }
-        let refresh_at = match &self.slots[&key].held {
-            Some(held) => self.refresh_at(held, now).told(now),
-            None => now.unix,
-        };
-        let expires_at = token.expires_at();
+        let (expires_at, refresh_at) = (token.expires_at(), refresh_at.told(now));
         self.outputs.event(Event::Granted { key, token: token.id(), expires_at, refresh_at, other_scope });
         self.resolve_waiters(key, &Ok(token));
         self.settle(key, now);
     }
 
-    fn refused(&mut self, key: KeyId, refusal: Refusal, now: Now) {
+    /// Another token takes the place of the held one; returns when its refresh is due.
+    pub(super) fn hold(&mut self, key: KeyId, held: Held, now: Now) -> Moment {
+        let refresh_at = self.refresh_at(&held, now);
+        let slot = self.slot_mut(key);
+        slot.is_served();
+        if slot.held.replace(held).is_some() {
+            // The one before was used until its refresh: rejections of fresh tokens are over.
+            slot.fresh_rejections = 0;
+        }
+        refresh_at
+    }
+
+    fn refused(&mut self, key: KeyId, refusal: Refusal, tenure: Option<Tenure>, now: Now) {
         self.counters.refused += 1;
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.refusals = slot.refusals.saturating_add(1);
@@ -523,12 +655,13 @@ impl Machine {
         let until = now.after(backoff::after_refusal(slot.refusals));
         slot.flight = Flight::BackingOff { until, trouble: Trouble::Refused(Box::new(refusal.clone())) };
         let retry_at = self.retry_at(key, now);
+        self.let_go(key, tenure, now);
         self.outputs.event(Event::Refused { key, refusal, retry_at });
         self.fail_with_trouble(key, now);
     }
 
     pub(super) fn failed(&mut self, op: OpId, mut failure: Failure, now: Now) {
-        let Some(Landed { key, secret, .. }) = self.land(op) else { return };
+        let Some(Landed { key, secret, tenure, .. }) = self.land(op) else { return };
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         let secrets = secrets(slot, &secret);
         let secrets: Vec<&[u8]> = secrets.iter().map(|secret| &secret[..]).collect();
@@ -543,11 +676,11 @@ impl Machine {
             FailureKind::Aborted => {
                 self.counters.aborted += 1;
                 if self.may_repeat(key) {
-                    return self.requeue(key, now);
+                    return self.requeue(key, tenure, now);
                 }
             }
         }
-        self.back_off(key, Cause::Failed(failure), now);
+        self.back_off(key, Cause::Failed(failure), tenure, now);
     }
 
     /// Whether a request that this side spoilt is repeated at once, for who waits; it counts as a failure.
@@ -559,13 +692,13 @@ impl Machine {
     }
 
     /// The endpoint works again, so nobody's retry has to wait for another one's.
-    fn end_outage(&mut self) {
+    pub(super) fn end_outage(&mut self) {
         self.outage.ended();
         self.changed.extend(self.queue.iter().map(|place| place.key));
     }
 
     /// A failure that is neither a throttle nor a refused configuration.
-    fn back_off(&mut self, key: KeyId, cause: Cause, now: Now) {
+    fn back_off(&mut self, key: KeyId, cause: Cause, tenure: Option<Tenure>, now: Now) {
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.failures = slot.failures.saturating_add(1);
         let until = now.after(backoff::after_failure(&mut self.rng, slot.failures));
@@ -575,6 +708,7 @@ impl Machine {
             self.outage.failed(key, cause.clone(), now);
         }
         let retry_at = self.retry_at(key, now);
+        self.let_go(key, tenure, now);
         self.outputs.event(Event::Failed { key, cause, retry_at });
         self.fail_with_trouble(key, now);
     }
@@ -592,9 +726,10 @@ impl Machine {
         self.counters.rejected += 1;
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.remember_rejected(token);
-        let fresh = !held.received.after(FRESH).reached(now);
+        let fresh = !held.fresh_until.reached(now);
         slot.fresh_rejections = if fresh { slot.fresh_rejections.saturating_add(1) } else { 0 };
-        let hold_off = slot.fresh_rejections >= FRESH_REJECTIONS && !matches!(slot.flight, Flight::Requesting { .. });
+        let may_stop = matches!(slot.flight, Flight::Idle | Flight::Queued { .. } | Flight::BackingOff { .. });
+        let hold_off = slot.fresh_rejections >= FRESH_REJECTIONS && may_stop;
         let held_off_until = hold_off.then(|| {
             self.leave_queue(key);
             let until = now.after(FRESH);
@@ -643,6 +778,9 @@ impl Machine {
         for timer in self.timers.take_due(now.mono) {
             match timer {
                 Timer::Flight(key) => self.patience_ended(key, now),
+                Timer::Errand(op) => self.store_overdue(op, now),
+                Timer::Renew(key) => self.renew(key, now),
+                Timer::Follow(key) => self.look_after(key, now),
                 Timer::Spaced(key) => match self.slots[&key].flight {
                     Flight::Queued { place, spaced_until, .. } if spaced_until <= now.mono => {
                         self.queue.insert(place);
@@ -674,12 +812,18 @@ impl Machine {
     }
 
     fn patience_ended(&mut self, key: KeyId, now: Now) {
-        if let Flight::Requesting { op, patience_ends, .. } = self.slots[&key].flight
-            && patience_ends <= now.mono
-        {
-            self.outputs.withdraw(op);
-            let waited = format!("{} s", self.slots[&key].patience.span().as_secs());
-            self.failed(op, Failure::new(FailureKind::Timeout, waited), now);
+        match self.slots[&key].flight {
+            Flight::Requesting { op, patience_ends, .. } if patience_ends <= now.mono => {
+                self.outputs.withdraw(op);
+                let waited = format!("{} s", self.slots[&key].patience.span().as_secs());
+                self.failed(op, Failure::new(FailureKind::Timeout, waited), now);
+            }
+            Flight::Reading { op, patience_ends, .. } | Flight::Leasing { op, patience_ends, .. }
+                if patience_ends <= now.mono =>
+            {
+                self.store_overdue(op, now);
+            }
+            _ => {}
         }
     }
 
@@ -694,16 +838,16 @@ impl Machine {
             return;
         }
         self.outputs.withdraw(op);
-        if self.land(op).is_some() {
+        if let Some(Landed { tenure, .. }) = self.land(op) {
             self.counters.aborted += 1;
             let cause = Cause::Failed(Failure::new(FailureKind::Aborted, "this machine was suspended"));
             self.outputs.event(Event::Failed { key, cause, retry_at: now.unix });
-            self.requeue(key, now);
+            self.requeue(key, tenure, now);
         }
     }
 
     /// The gate has moved: whoever cannot wait for its key's next slot fails now, and is told when to come back (R36).
-    fn shed(&mut self, now: Now) {
+    pub(super) fn shed(&mut self, now: Now) {
         // In the queue's order, since each key that leaves it brings the ones behind it forward.
         let queued: BTreeSet<_> = (self.slots.values())
             .filter_map(|slot| match slot.flight {
@@ -723,7 +867,7 @@ impl Machine {
         }
     }
 
-    fn fail_with_trouble(&mut self, key: KeyId, now: Now) {
+    pub(super) fn fail_with_trouble(&mut self, key: KeyId, now: Now) {
         if let Flight::BackingOff { trouble, .. } = &self.slots[&key].flight {
             let error = self.trouble(key, trouble, now);
             self.fail_waiters(key, &error, now);
@@ -731,7 +875,7 @@ impl Machine {
         self.settle(key, now);
     }
 
-    fn fail_waiters(&mut self, key: KeyId, error: &AcquireError, now: Now) {
+    pub(super) fn fail_waiters(&mut self, key: KeyId, error: &AcquireError, now: Now) {
         let stale = self.slots[&key].stale(&self.policy, now).cloned();
         self.resolve_waiters(key, &stale.ok_or_else(|| error.clone()));
     }
@@ -743,7 +887,7 @@ impl Machine {
         }
     }
 
-    fn resolve_waiters(&mut self, key: KeyId, result: &Result<Token, AcquireError>) {
+    pub(super) fn resolve_waiters(&mut self, key: KeyId, result: &Result<Token, AcquireError>) {
         for waiter in core::mem::take(&mut self.slot_mut(key).waiters) {
             if let Some(Waiter { deadline, .. }) = self.waiters.remove(waiter) {
                 self.timers.clear(deadline, Timer::Waiter(waiter));
@@ -788,7 +932,7 @@ impl Machine {
                 // Refreshes may have become late since it began.
                 Some(now.mono + until.max(self.refresh_at(held, now)).left(now))
             }
-            (Flight::Queued { .. } | Flight::Requesting { .. }, _) => None,
+            _ => None,
         };
         let before = core::mem::replace(&mut self.slot_mut(key).warm_at, warm_at);
         if let Some(at) = before {
@@ -802,10 +946,26 @@ impl Machine {
     pub(super) fn withdraw_all(&mut self, now: Now) {
         let keys: Vec<_> = self.slots.keys().copied().collect();
         for key in keys {
-            if matches!(self.slots[&key].flight, Flight::Queued { .. }) {
-                self.leave_queue(key);
-                self.fail_waiters(key, &AcquireError::Closed, now);
+            match self.slots[&key].flight {
+                Flight::Queued { .. } => self.leave_queue(key),
+                Flight::Reading { op, patience_ends, .. } => {
+                    self.ops.remove(&op);
+                    self.outputs.withdraw(op);
+                    self.timers.clear(patience_ends, Timer::Flight(key));
+                    self.slot_mut(key).flight = Flight::Idle;
+                }
+                Flight::Following { look_at } => {
+                    self.timers.clear(look_at, Timer::Follow(key));
+                    self.slot_mut(key).flight = Flight::Idle;
+                }
+                // A lease that is asked for has to be given back.
+                Flight::Leasing { .. } => {}
+                Flight::Idle | Flight::Requesting { .. } | Flight::BackingOff { .. } => {
+                    self.settle(key, now);
+                    continue;
+                }
             }
+            self.fail_waiters(key, &AcquireError::Closed, now);
             self.settle(key, now);
         }
     }
@@ -820,7 +980,7 @@ impl Machine {
             slot.waiters.clear();
             slot.warmers = 0;
             slot.warm_at = None;
-            if matches!(slot.flight, Flight::Queued { .. } | Flight::Requesting { .. }) {
+            if !matches!(slot.flight, Flight::BackingOff { .. }) {
                 slot.flight = Flight::Idle;
             }
         }
@@ -828,18 +988,31 @@ impl Machine {
         keys.into_iter().for_each(|key| self.settle(key, now));
     }
 
-    pub(super) fn forget(&mut self, key: KeyId) {
+    pub(super) fn forget(&mut self, key: KeyId, now: Now) {
         if !self.slots.contains_key(&key) {
             return;
         }
         self.leave_queue(key);
         self.resolve_waiters(key, &Err(AcquireError::UnknownKey));
-        let slot = self.slots.remove(&key).expect(KNOWN);
-        if let Flight::Requesting { op, patience_ends, .. } = slot.flight {
-            self.ops.remove(&op);
-            self.outputs.withdraw(op);
-            self.timers.clear(patience_ends, Timer::Flight(key));
+        match core::mem::replace(&mut self.slot_mut(key).flight, Flight::Idle) {
+            Flight::Requesting { op, patience_ends, tenure, .. } => {
+                self.ops.remove(&op);
+                self.outputs.withdraw(op);
+                self.timers.clear(patience_ends, Timer::Flight(key));
+                if let Some(tenure) = &tenure {
+                    self.timers.clear(tenure.renew_at, Timer::Renew(key));
+                }
+                self.let_go(key, tenure, now);
+            }
+            Flight::Reading { op, patience_ends, .. } | Flight::Leasing { op, patience_ends, .. } => {
+                self.ops.remove(&op);
+                self.outputs.withdraw(op);
+                self.timers.clear(patience_ends, Timer::Flight(key));
+            }
+            Flight::Following { look_at } => self.timers.clear(look_at, Timer::Follow(key)),
+            Flight::Idle | Flight::Queued { .. } | Flight::BackingOff { .. } => {}
         }
+        let slot = self.slots.remove(&key).expect(KNOWN);
         if let Some(at) = slot.warm_at {
             self.timers.clear(at, Timer::Warm(key));
         }

@@ -7,7 +7,8 @@
 //!    [`invalidate`](Machine::invalidate), [`set_credentials`](Machine::set_credentials),
 //!    [`keep_warm`](Machine::keep_warm), [`shut_down`](Machine::shut_down), [`start_anew`](Machine::start_anew).
 //! 2. **Inputs** from the driver: [`handle_response`](Machine::handle_response),
-//!    [`handle_failure`](Machine::handle_failure), [`handle_timeout`](Machine::handle_timeout). They never fail; a late or
+//!    [`handle_failure`](Machine::handle_failure), [`handle_store`](Machine::handle_store),
+//!    [`handle_timeout`](Machine::handle_timeout). They never fail; a late or
 //!    unknown id is ignored and reported as an event.
 //! 3. **Outputs** to the driver: [`poll_output`](Machine::poll_output), to be drained after every call of the first two
 //!    kinds, and [`poll_timeout`](Machine::poll_timeout). Draining late or in part loses nothing: while outputs are queued,
@@ -23,6 +24,7 @@ mod flight;
 mod gate;
 mod outage;
 mod output;
+mod sharing;
 mod timer;
 mod waiters;
 
@@ -33,14 +35,15 @@ use crate::config::Policy;
 use crate::credentials::{Credentials, Scope};
 use crate::environment::TokenUrl;
 use crate::error::{AcquireError, ConfigError, Failure, Field};
+use crate::store::{StoreFailure, StoreReply};
 use crate::time::{Moment, Now};
 use crate::token::{Token, TokenId};
 use crate::wire::response::ResponseBody;
 
 pub use budget::Budget;
 pub use output::{
-    Action, Activity, Counters, Event, KeyStatus, OpId, Output, Reason, Severity, Status, Timeout, TimeoutReason,
-    TokenRequest,
+    Action, Activity, Counters, Event, KeyStatus, OpId, Output, Reason, RecordFault, Severity, Status, StoreRequest,
+    Timeout, TimeoutReason, TokenRequest,
 };
 pub use waiters::WaiterId;
 
@@ -49,6 +52,7 @@ use flight::{Flight, Slot};
 use gate::Gate;
 use outage::Outage;
 use output::Outputs;
+use sharing::Sharing;
 use timer::{Timer, Timers};
 use waiters::{Waiter, Waiters};
 
@@ -182,6 +186,8 @@ pub struct Machine {
     bucket: Bucket,
     gate: Gate,
     outage: Outage,
+    /// The store, where there is one.
+    sharing: Option<Sharing>,
     phase: Phase,
     outputs: Outputs,
     changed: BTreeSet<KeyId>,
@@ -212,6 +218,7 @@ impl Machine {
             queue: BTreeSet::new(),
             gate: Gate::default(),
             outage: Outage::default(),
+            sharing: None,
             phase: Phase::Open,
             outputs: Outputs::default(),
             changed: BTreeSet::new(),
@@ -220,6 +227,12 @@ impl Machine {
     }
 
     // Commands
+
+    /// A store stands behind this machine: from now on it shares its tokens with the other processes that use the store, and gives
+    /// out [`Action::Store`].
+    pub fn share(&mut self) {
+        self.sharing = Some(Sharing::new(&mut self.rng));
+    }
 
     /// Adds a key, or finds it when its token URL, client id and set of scopes are known already; a secret that differs then
     /// replaces the known one, as [`set_credentials`](Self::set_credentials) does. Nothing is requested yet.
@@ -242,8 +255,8 @@ impl Machine {
     }
 
     /// Forgets a key and its token. Its waiters get [`AcquireError::UnknownKey`], and a late answer is ignored.
-    pub fn remove_key(&mut self, key: KeyId) {
-        self.forget(key);
+    pub fn remove_key(&mut self, key: KeyId, now: Now) {
+        self.forget(key, now);
     }
 
     /// Asks for a key's token, to be had within `patience` (or the policy's [`caller_deadline`](Policy::caller_deadline)).
@@ -350,6 +363,9 @@ impl Machine {
         self.rng = fastrand::Rng::with_seed(self.rng.u64(..).wrapping_add(process.into()));
         self.counters = Counters::default();
         self.outputs = Outputs::default();
+        if let Some(sharing) = &mut self.sharing {
+            sharing.start_anew(&mut self.rng);
+        }
         self.orphan_all(now);
     }
 
@@ -366,6 +382,13 @@ impl Machine {
     pub fn handle_failure(&mut self, op: OpId, failure: Failure, now: Now) {
         self.gate.read_clocks(now);
         self.failed(op, failure, now);
+        self.elapse(now);
+    }
+
+    /// An operation was performed by the store, or could not be.
+    pub fn handle_store(&mut self, op: OpId, result: Result<StoreReply, StoreFailure>, now: Now) {
+        self.gate.read_clocks(now);
+        self.store_answered(op, result, now);
         self.elapse(now);
     }
 
@@ -394,7 +417,8 @@ impl Machine {
         let timer = self.timers.next().map(|(at, timer)| Timeout {
             at,
             reason: match timer {
-                Timer::Flight(_) => TimeoutReason::Patience,
+                Timer::Flight(_) | Timer::Errand(_) => TimeoutReason::Patience,
+                Timer::Renew(_) | Timer::Follow(_) => TimeoutReason::Lease,
                 Timer::Waiter(_) => TimeoutReason::Deadline,
                 Timer::Spaced(_) => TimeoutReason::NextSlot,
                 Timer::Warm(_) => TimeoutReason::KeepWarm,
@@ -410,6 +434,12 @@ impl Machine {
         self.changed.pop_first()
     }
 
+    fn next_op(&mut self) -> OpId {
+        let op = OpId(self.next_op);
+        self.next_op += 1;
+        op
+    }
+
     // Getters
 
     /// A key as it is now, its credentials replaced ones included; `None` when it was removed.
@@ -420,7 +450,7 @@ impl Machine {
     /// Whether a report for this operation is still awaited.
     #[cfg(feature = "driver")]
     pub(crate) fn awaits(&self, op: OpId) -> bool {
-        self.ops.contains_key(&op)
+        self.ops.contains_key(&op) || self.sharing.as_ref().is_some_and(|sharing| sharing.awaits(op))
     }
 
     #[cfg(feature = "driver")]
@@ -458,6 +488,8 @@ impl Machine {
             refresh_at: held.map(|held| self.refresh_at(held, now).told(now)),
             activity: match slot.flight {
                 Flight::Idle => Activity::Idle,
+                Flight::Reading { .. } | Flight::Leasing { .. } => Activity::AskingStore,
+                Flight::Following { .. } => Activity::Following,
                 Flight::Queued { .. } => Activity::Queued,
                 Flight::Requesting { .. } => Activity::Requesting,
                 Flight::BackingOff { until, .. } if until.reached(now) => Activity::Idle,
@@ -472,9 +504,10 @@ impl Machine {
         self.counters
     }
 
-    /// Whether nothing is under way and nothing is queued: no request, no waiter, no output.
+    /// Whether nothing is under way and nothing is queued: no request, no store's operation, no waiter, no output.
     pub fn is_idle(&self) -> bool {
         let rests = |slot: &Slot| matches!(slot.flight, Flight::Idle | Flight::BackingOff { .. });
-        self.slots.values().all(rests) && self.waiters.len() == 0 && self.outputs.is_empty()
+        let told = self.sharing.as_ref().is_none_or(Sharing::is_idle);
+        self.slots.values().all(rests) && told && self.waiters.len() == 0 && self.outputs.is_empty()
     }
 }

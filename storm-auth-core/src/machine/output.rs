@@ -8,6 +8,7 @@ use http::Request;
 
 use crate::error::{AcquireError, Cause};
 use crate::machine::{KeyId, WaiterId};
+use crate::store::StoreOp;
 use crate::time::{Mono, Unix};
 use crate::token::{Token, TokenId};
 use crate::wire::request::FormBody;
@@ -29,6 +30,32 @@ pub enum Output {
 pub enum Action {
     /// Send a token request, and report with `handle_response` or `handle_failure`.
     Send(TokenRequest),
+    /// Hand an operation to the store, on a thread that may block, and report with `handle_store`. Only where a store was
+    /// announced with [`share`](crate::Machine::share). Perform them one after the other, in the order they come.
+    Store(StoreRequest),
+}
+
+impl Action {
+    /// Names the operation in the report.
+    pub fn op(&self) -> OpId {
+        match self {
+            Self::Send(send) => send.op,
+            Self::Store(request) => request.op,
+        }
+    }
+}
+
+/// An operation for a store.
+#[derive(Clone, Debug)]
+pub struct StoreRequest {
+    /// Names the operation in the report.
+    pub op: OpId,
+    /// Whose token it is about.
+    pub key: KeyId,
+    /// What to hand to the store.
+    pub store_op: StoreOp,
+    /// How long it may take. The machine gives up on it by itself then.
+    pub patience: Duration,
 }
 
 /// A token request to be sent, once, to the URL it names and nowhere else: no redirect is followed, nothing is retried.
@@ -42,6 +69,9 @@ pub struct TokenRequest {
     pub request: Request<FormBody>,
     /// How long the whole exchange may take. The machine gives up on it by itself then; the driver frees its socket.
     pub patience: Duration,
+    /// Whether a lease is held for it, which has to be renewed while it is under way: somebody has to sleep until
+    /// `poll_timeout` then and call `handle_timeout`, also when no caller waits.
+    pub leased: bool,
 }
 
 impl TokenRequest {
@@ -76,6 +106,8 @@ pub enum TimeoutReason {
     NextSlot,
     /// A key that is kept warm needs its refresh.
     KeepWarm,
+    /// A lease has to be renewed, or whoever holds it is looked after.
+    Lease,
 }
 
 /// Why a request goes out.
@@ -136,6 +168,38 @@ pub enum Event {
         /// The scope that the server granted, where it named one that differs from the one asked for (R19).
         other_scope: Option<String>,
     },
+    /// Another process's token was found in the store.
+    Adopted {
+        /// The key it is for.
+        key: KeyId,
+        /// The token.
+        token: TokenId,
+        /// When it is no longer handed out.
+        expires_at: Unix,
+        /// When the first call starts its refresh.
+        refresh_at: Unix,
+    },
+    /// A record in the store was ignored.
+    RecordIgnored {
+        /// The key whose record it is.
+        key: KeyId,
+        /// What is wrong with it.
+        fault: RecordFault,
+    },
+    /// The lease is held by a process that hangs, or the store gives it to nobody: this process goes on alone.
+    LeaseLapsed {
+        /// The key.
+        key: KeyId,
+    },
+    /// The store cannot be used: this process goes on alone, within its budget, and says nothing more until it can.
+    StoreFailed {
+        /// What the store says.
+        detail: String,
+        /// When it is asked again.
+        retry_at: Unix,
+    },
+    /// The store works again.
+    StoreRecovered,
     /// The answer had something odd in it that did not matter.
     Noticed {
         /// The key whose answer it was.
@@ -204,6 +268,25 @@ pub enum Event {
     },
 }
 
+/// What is wrong with a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum RecordFault {
+    /// Nobody with this client's secret has written it as it is.
+    Unreadable,
+    /// Its request was sent later than it is now.
+    FromTheFuture,
+}
+
+impl fmt::Display for RecordFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreadable => "it was not written by a holder of this client's secret, or was changed since; look at who may write to the store",
+            Self::FromTheFuture => "its token is from the future; look at the clocks of the machines that share the store",
+        })
+    }
+}
+
 /// How much an event matters to whoever operates the process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {
@@ -221,17 +304,23 @@ impl Event {
     /// How much it matters.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Requested { .. } | Self::Granted { .. } | Self::RejectionIgnored { .. } | Self::LateReport { .. } => {
-                Severity::Debug
-            }
+            Self::Requested { .. }
+            | Self::Granted { .. }
+            | Self::Adopted { .. }
+            | Self::RejectionIgnored { .. }
+            | Self::LateReport { .. } => Severity::Debug,
             Self::KeyAdded { .. }
             | Self::Deferred { .. }
             | Self::Noticed { .. }
             | Self::CredentialsReplaced { .. }
+            | Self::StoreRecovered
             | Self::Dropped { .. } => Severity::Info,
             Self::Failed { .. }
             | Self::GateClosed { .. }
             | Self::TokenRejected { .. }
+            | Self::RecordIgnored { .. }
+            | Self::LeaseLapsed { .. }
+            | Self::StoreFailed { .. }
             | Self::ReplayAbandoned { .. } => Severity::Warn,
             Self::Refused { .. } => Severity::Error,
         }
@@ -260,6 +349,24 @@ impl fmt::Display for Event {
                     None => Ok(()),
                 }
             }
+            Self::Adopted { key, expires_at, refresh_at, .. } => {
+                let key = key.index();
+                write!(f, "key {key}: token of another process taken until {expires_at}, refreshed from {refresh_at}")
+            }
+            Self::RecordIgnored { key, fault } => {
+                write!(f, "key {}: the store's record is ignored: {fault}", key.index())
+            }
+            Self::LeaseLapsed { key } => {
+                write!(
+                    f,
+                    "key {}: the process that holds the lease does not come to an end; going on alone",
+                    key.index()
+                )
+            }
+            Self::StoreFailed { detail, retry_at } => {
+                write!(f, "the token store cannot be used, going on alone: {detail}; asked again from {retry_at}")
+            }
+            Self::StoreRecovered => f.write_str("the token store works again"),
             Self::Noticed { key, diagnostic } => write!(f, "key {}: {diagnostic}", key.index()),
             Self::Refused { key, refusal, retry_at } => {
                 write!(f, "key {}: {refusal}; asked again from {retry_at}", key.index())
@@ -347,7 +454,7 @@ impl Outputs {
 
     /// Takes a request back that no driver has taken.
     pub(super) fn withdraw(&mut self, op: OpId) {
-        self.queue.retain(|output| !matches!(output, Output::Perform(Action::Send(send)) if send.op == op));
+        self.queue.retain(|output| !matches!(output, Output::Perform(action) if action.op() == op));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -379,6 +486,12 @@ pub struct Counters {
     pub aborted: u64,
     /// Current tokens that the API rejected.
     pub rejected: u64,
+    /// Records of other processes whose token was taken.
+    pub store_hits: u64,
+    /// Times that the store had no record, or none that was of use.
+    pub store_misses: u64,
+    /// Operations that the store could not do.
+    pub store_failures: u64,
     /// How long the gate was closed, the rest of the current closure included.
     pub gated: Duration,
 }
@@ -431,4 +544,8 @@ pub enum Activity {
     Requesting,
     /// It waits after a failure.
     BackingOff,
+    /// It asks the store.
+    AskingStore,
+    /// Another process requests its token.
+    Following,
 }

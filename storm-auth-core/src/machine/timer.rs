@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::machine::{KeyId, WaiterId};
+use crate::machine::{KeyId, OpId, WaiterId};
 use crate::time::Mono;
 
 /// What a deadline is for. The order breaks ties: a flight that ran out is over before its waiters are asked.
@@ -10,6 +10,12 @@ use crate::time::Mono;
 pub(super) enum Timer {
     /// A flight's patience ends.
     Flight(KeyId),
+    /// The patience for something that no flight waits for ends.
+    Errand(OpId),
+    /// A lease has to be renewed.
+    Renew(KeyId),
+    /// Whoever holds the lease is looked after.
+    Follow(KeyId),
     /// A key's own spacing is over: it joins the queue.
     Spaced(KeyId),
     /// A key that is kept warm needs its refresh.

@@ -89,7 +89,10 @@ impl Record {
 
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Record").field("order", &self.order).field("expires_at", &self.expires_at).finish_non_exhaustive()
+        f.debug_struct("Record")
+            .field("order", &self.order)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
     }
 }
 
@@ -156,6 +159,7 @@ fn hash<'f>(fields: impl IntoIterator<Item = &'f [u8]>) -> [u8; 32] {
 }
 
 /// What a key's secret is good for in a store: naming its record, and telling a true one.
+#[derive(Clone, Debug)]
 pub(crate) struct Vault {
     record: RecordName,
     gate: GateName,
@@ -163,16 +167,22 @@ pub(crate) struct Vault {
 }
 
 impl Vault {
-    pub(crate) fn new(key: &Key, egress: &str) -> Self {
-        let secret = key.credentials().secret().clone();
+    /// `secret` is the key's own, or the one that a request was sent with and that was replaced since.
+    pub(crate) fn new(key: &Key, secret: &ClientSecret, egress: &str) -> Self {
         let mut scopes: Vec<_> = key.scope().tokens().map(str::as_bytes).collect();
         scopes.sort_unstable();
         let asked: &[u8] = if key.scope().as_str().is_some() { b"scopes" } else { b"the server's" };
         let url = key.token_url().canonical();
-        let fingerprint = derived(&secret, b"fingerprint", &[]);
-        let fields = [b"storm-auth record", VERSION, url.as_bytes(), key.credentials().client_id().as_bytes(), &*fingerprint];
+        let fingerprint = derived(secret, b"fingerprint", &[]);
+        let fields =
+            [b"storm-auth record", VERSION, url.as_bytes(), key.credentials().client_id().as_bytes(), &*fingerprint];
         let record = RecordName(hash(fields.into_iter().chain([asked]).chain(scopes)));
-        Self { record, gate: GateName::new(key, egress), secret }
+        Self { record, gate: GateName::new(key, egress), secret: secret.clone() }
+    }
+
+    /// Whether it is the one of this secret.
+    pub(crate) fn is_of(&self, secret: &ClientSecret) -> bool {
+        self.secret.expose() == secret.expose()
     }
 
     /// An operation on this key's record.

@@ -132,7 +132,7 @@ fn r43_another_client_id_is_another_key() {
     let error = lab.machine.set_credentials(key, Credentials::new("erp", "S3cret").unwrap(), lab.now()).unwrap_err();
     assert_eq!(error.field(), Field::ClientId);
     assert_eq!(lab.token(key), "first");
-    lab.machine.remove_key(key);
+    lab.machine.remove_key(key, lab.now());
     assert!(lab.machine.set_credentials(key, Credentials::new("shop", "x").unwrap(), lab.now()).is_err());
 }
 

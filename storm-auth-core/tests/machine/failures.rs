@@ -325,7 +325,7 @@ fn a_removed_key_is_forgotten_with_all_that_it_had() {
     lab.advance_to(450_000);
     lab.token(key);
     let op = lab.take_send(key).op;
-    lab.machine.remove_key(key);
+    lab.machine.remove_key(key, lab.now());
     lab.drain();
     lab.answer_op(op, granted("late", 600));
     assert!(lab.events.contains(&Event::LateReport { op }));
@@ -337,8 +337,8 @@ fn a_removed_key_is_forgotten_with_all_that_it_had() {
     lab.wait(again);
 
     let waiter = lab.wait(again);
-    lab.machine.remove_key(again);
-    lab.machine.remove_key(again);
+    lab.machine.remove_key(again, lab.now());
+    lab.machine.remove_key(again, lab.now());
     lab.drain();
     assert_eq!(lab.result(waiter).unwrap_err(), AcquireError::UnknownKey);
     lab.drive_to(600_000);
@@ -372,7 +372,7 @@ fn changes_that_nobody_takes_do_not_pile_up() {
     let mut lab = Lab::new();
     for client in 0..10_000 {
         let key = lab.key(&format!("client-{client}"));
-        lab.machine.remove_key(key);
+        lab.machine.remove_key(key, lab.now());
     }
     let (kept, added) = (lab.key("kept"), lab.machine.status(lab.now()).keys.len());
     assert_eq!(added, 1);
@@ -406,7 +406,7 @@ fn the_status_tells_what_stands_in_the_way() {
     assert!(lab.status(other).error.unwrap().is_configuration());
     assert_eq!(lab.machine.status(lab.now()).waiters, 0);
     assert!(lab.machine.key_status(key, lab.now()).is_some());
-    lab.machine.remove_key(key);
+    lab.machine.remove_key(key, lab.now());
     assert!(lab.machine.key_status(key, lab.now()).is_none());
 }
 
@@ -741,7 +741,7 @@ fn r28_a_key_that_is_removed_holds_nobody() {
     let (first, second) = (lab.key("first"), lab.key("second"));
     fail_twice(&mut lab, &[first, second]);
     lab.wait(first);
-    lab.machine.remove_key(first);
+    lab.machine.remove_key(first, lab.now());
     assert_eq!(held_until(&lab), None);
     lab.wait(second);
 }

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
 use http::{HeaderValue, Response, header};
-use storm_auth_core::machine::{Acquire, Action, OpId, Output, TokenRequest, WaiterId};
+use storm_auth_core::machine::{Acquire, Action, OpId, Output, StoreRequest, TokenRequest, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
     AcquireError, Cause, Credentials, Event, Failure, FailureKind, HttpHosts, Key, KeyId, KeyStatus, Machine, Mono,
@@ -77,6 +77,8 @@ pub(crate) struct Lab {
     /// Everything that came out, with its time, as `Debug` shows it.
     pub(crate) transcript: Vec<String>,
     drives: u32,
+    /// Operations for the store that were not performed yet, oldest first.
+    pub(crate) stores: VecDeque<StoreRequest>,
     /// The bytes of each request's body, which `Debug` does not show.
     pub(crate) bodies: Vec<Vec<u8>>,
 }
@@ -100,6 +102,7 @@ impl Lab {
             results: BTreeMap::new(),
             transcript: Vec::new(),
             drives: 0,
+            stores: VecDeque::new(),
             bodies: Vec::new(),
         }
     }
@@ -339,6 +342,7 @@ impl Lab {
                     self.bodies.push(send.request.body().as_bytes().to_vec());
                     self.sends.push_back(send);
                 }
+                Output::Perform(Action::Store(request)) => self.stores.push_back(request),
                 Output::Resolve(waiter, result) => {
                     assert!(self.results.insert(waiter, result).is_none(), "{waiter:?} was resolved twice");
                 }

@@ -442,6 +442,7 @@ impl<'a> World<'a> {
         let Some(alive) = &mut self.processes[process].alive else { return Ok(()) };
         match output {
             Output::Event(event) => alive.judge.event(&event, now),
+            Output::Perform(Action::Store(_)) => Err("no store was announced".into()),
             Output::Perform(Action::Send(send)) => {
                 let key = alive.keys.iter().position(|key| *key == send.key).ok_or("a request for no key")?;
                 let secret = secret(send.request.body().as_bytes());
@@ -937,6 +938,7 @@ impl<'a> World<'a> {
 /// An output as a trace shows it.
 fn told(output: &Output) -> String {
     match output {
+        Output::Perform(Action::Store(request)) => format!("asks the store: {:?}", request.store_op.command),
         Output::Perform(Action::Send(send)) => format!("sends {:?} for key {}", send.op, send.key.index()),
         Output::Resolve(waiter, Ok(token)) => format!("{waiter:?} gets {}", named(token)),
         Output::Resolve(waiter, Err(error)) => format!("{waiter:?} fails: {error}"),

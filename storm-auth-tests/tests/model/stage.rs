@@ -279,7 +279,7 @@ impl Stage {
             }
             Command::RemoveKey { key } => {
                 let Some((id, key)) = self.some_key(key) else { return };
-                self.machine.remove_key(key);
+                self.machine.remove_key(key, now);
                 self.model.remove_key(id);
                 self.retire(|request| request.key == id);
             }
@@ -458,6 +458,7 @@ impl Stage {
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Perform(Action::Send(send)) => sent.push(send),
+                Output::Perform(Action::Store(request)) => panic!("no store was announced: {request:?}"),
                 Output::Resolve(waiter, result) => {
                     if let Ok(token) = &result {
                         self.see(token);
