@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use storm_auth_core::store::TokenStore;
 use storm_auth_core::{self as core, Api, ConfigError, Event, Field, Machine, Settings};
 use ureq::Agent;
 use ureq::config::{Config, ConfigBuilder};
@@ -27,6 +28,7 @@ pub struct Builder {
     token_agent: Option<MakeAgent>,
     api_agent: Option<Agent>,
     limiter: Option<TokenProvider>,
+    store: Option<Arc<dyn TokenStore>>,
     on_event: Option<Arc<OnEvent>>,
     clock: Clock,
     seed: Option<u64>,
@@ -48,10 +50,17 @@ impl From<Settings> for Builder {
 impl Builder {
     storm_auth_core::forward_settings!();
 
-    /// Shares the limiter group of another provider, its budget and its gate: for a second tenant behind the same address,
+    /// Shares the limiter group of another provider, its budget, its gate and its store: for a second tenant behind the same address,
     /// even on another host. Policy, budget, token settings, clock, seed and events are then that provider's.
     pub fn share_limiter(mut self, provider: &TokenProvider) -> Self {
         self.limiter = Some(provider.clone());
+        self
+    }
+
+    /// Shares tokens with the other processes that use this store: one request goes out for all of them. While the store cannot be
+    /// used, the process goes on alone. `storm-auth-store` has one for a machine and one for a fleet.
+    pub fn store(mut self, store: impl TokenStore + 'static) -> Self {
+        self.store = Some(Arc::new(store));
         self
     }
 
@@ -144,8 +153,11 @@ impl Builder {
             None => transport::settings(),
         };
         let transport = Transport::new(settings, self.token_agent.unwrap_or_else(|| Arc::new(Agent::new_with_config)));
-        let machine = Machine::new(policy, self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()));
-        let driver = Driver::new(machine, self.clock, transport, self.on_event);
+        let mut machine = Machine::new(policy, self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()));
+        if self.store.is_some() {
+            machine.share();
+        }
+        let driver = Driver::new(machine, self.clock, transport, self.store, self.on_event);
         Ok((TokenProvider::new(driver, key), api))
     }
 }

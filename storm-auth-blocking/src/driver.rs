@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use storm_auth_core::driver::{Board, Cell, PerProcess, Work};
 use storm_auth_core::machine::{Acquire, OpId, Timeout, TokenRequest, WaiterId};
+use storm_auth_core::store::TokenStore;
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
 
@@ -25,6 +26,7 @@ pub(crate) struct Driver {
     board: Mutex<Board<Thread>>,
     clock: Clock,
     transport: PerProcess<Arc<Transport>>,
+    store: Option<Arc<dyn TokenStore>>,
     on_event: Option<Arc<OnEvent>>,
 }
 
@@ -39,12 +41,13 @@ impl Driver {
         machine: Machine,
         clock: Clock,
         transport: Transport,
+        store: Option<Arc<dyn TokenStore>>,
         on_event: Option<Arc<OnEvent>>,
     ) -> Arc<Self> {
         let lanes = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
         let board = Mutex::new(Board::new(machine, lanes));
         let transport = PerProcess::new(Arc::new(transport), process::id());
-        Arc::new(Self { board, clock, transport, on_event })
+        Arc::new(Self { board, clock, transport, store, on_event })
     }
 
     pub(crate) fn add_key(self: &Arc<Self>, key: Key) -> (KeyId, Arc<Cell>) {
@@ -117,25 +120,39 @@ impl Driver {
     pub(crate) fn keep_warm(self: &Arc<Self>, key: KeyId) -> KeepWarm {
         self.command(|machine, now| machine.keep_warm(key, now));
         let stop = Arc::new(AtomicBool::new(false));
-        let (driver, stopped) = (Arc::downgrade(self), stop.clone());
-        let warm = move || {
-            while let (false, Some(driver)) = (stopped.load(Ordering::Acquire), driver.upgrade()) {
+        let stopped = stop.clone();
+        // Without a thread nothing keeps it warm, but the first call in its refresh time still refreshes it.
+        let thread = self.watch_over("storm-auth-warm", move |_| !stopped.load(Ordering::Acquire));
+        KeepWarm { driver: self.clone(), key, stop, thread, process: process::id() }
+    }
+
+    /// Keeps the machine's deadlines from a thread of its own, for as long as `goes_on` says.
+    fn watch_over(
+        self: &Arc<Self>,
+        name: &str,
+        goes_on: impl Fn(&Board<Thread>) -> bool + Send + 'static,
+    ) -> Option<Thread> {
+        let driver = Arc::downgrade(self);
+        let watch = move || {
+            while let Some(driver) = driver.upgrade() {
                 let (timeout, now) = driver.with_board(|board, now| {
                     board.elapse(now);
-                    board.look_on(thread::current(), same);
-                    (board.poll_timeout(), now)
+                    let goes_on = goes_on(board);
+                    if goes_on {
+                        board.look_on(thread::current(), same);
+                    }
+                    (goes_on.then(|| board.poll_timeout()), now)
                 });
                 drop(driver);
                 match timeout {
-                    Some(Timeout { at, .. }) => thread::park_timeout(until(at, now)),
-                    None => thread::park(),
+                    None => return,
+                    Some(Some(Timeout { at, .. })) => thread::park_timeout(until(at, now)),
+                    Some(None) => thread::park(),
                 }
             }
         };
-        // Without a thread nothing keeps it warm, but the first call in its refresh time still refreshes it.
-        let thread = thread::Builder::new().name("storm-auth-warm".into()).spawn(warm).ok();
-        let thread = thread.map(|thread| thread.thread().clone());
-        KeepWarm { driver: self.clone(), key, stop, thread, process: process::id() }
+        let thread = thread::Builder::new().name(name.into()).spawn(watch).ok()?;
+        Some(thread.thread().clone())
     }
 
     /// Everything that touches the board: the lock is given back before anything else is done.
@@ -160,7 +177,15 @@ impl Driver {
     fn perform(self: &Arc<Self>, work: Work<Thread>) {
         work.wakes.into_iter().for_each(|thread| thread.unpark());
         for send in work.sends {
+            if send.leased {
+                let op = send.op;
+                // Without a thread the lease is renewed by whoever waits, or lapses.
+                self.watch_over("storm-auth-lease", move |board| board.awaits(op));
+            }
             self.launch(send);
+        }
+        if work.store {
+            self.go_to_store();
         }
         for event in &work.events {
             // A panic in a subscriber or a callback is its own: the panic hook has told it, and nothing here depends on it.
@@ -190,6 +215,18 @@ impl Driver {
         };
         // When no thread can be had, the closure is dropped, and the flight with it: it reports that it was aborted.
         let _ = thread::Builder::new().name("storm-auth-flight".into()).spawn(fly);
+    }
+}
+
+impl Driver {
+    /// Lets a thread perform the store's operations, one after the other.
+    fn go_to_store(self: &Arc<Self>) {
+        let Some(store) = self.store.clone() else { return };
+        let errand = Errand { driver: Arc::downgrade(self) };
+        let observer = crate::observe::Observer::current();
+        let go = move || observer.carry(|| errand.run(&*store));
+        // When no thread can be had, the closure is dropped, and the errand with it.
+        let _ = thread::Builder::new().name("storm-auth-store".into()).spawn(go);
     }
 }
 
@@ -225,6 +262,42 @@ impl Drop for Flight {
                 let mut board = driver.lock();
                 let now = driver.clock.now();
                 board.report(op, Err(Failure::new(FailureKind::Aborted, "")), now);
+                board.take_wakes()
+            };
+            driver.perform(work);
+        }
+    }
+}
+
+/// The way to the store. If it ends too early, the board knows that nobody is there any more.
+struct Errand {
+    driver: Weak<Driver>,
+}
+
+impl Errand {
+    fn run(mut self, store: &dyn TokenStore) {
+        while let Some(driver) = self.driver.upgrade() {
+            let Some(request) = driver.with_board(|board, _| board.next_store()) else {
+                // From here on another one may be on its way.
+                self.driver = Weak::new();
+                return;
+            };
+            drop(driver);
+            let result = store.perform(&request.store_op);
+            if let Some(driver) = self.driver.upgrade() {
+                driver.with_board(|board, now| board.report_store(request.op, result, now));
+            }
+        }
+    }
+}
+
+impl Drop for Errand {
+    /// Starts no thread either: where something is left to do, a caller that is woken sees to it.
+    fn drop(&mut self) {
+        if let Some(driver) = self.driver.upgrade() {
+            let work = {
+                let mut board = driver.lock();
+                board.leave_store();
                 board.take_wakes()
             };
             driver.perform(work);

@@ -183,6 +183,12 @@ impl Settings {
         self
     }
 
+    /// Which address token requests leave by, as a label of one's own choice: those who share a store share a gate for each.
+    pub fn egress(mut self, label: impl Into<String>) -> Self {
+        self.policy.egress = label.into();
+        self
+    }
+
     /// How long a caller waits for a token unless it says otherwise.
     pub fn caller_deadline(mut self, span: Duration) -> Self {
         self.policy.caller_deadline = span;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use storm_auth_core::store::TokenStore;
 use storm_auth_core::{Api, Config, ConfigError, Event, Field, Machine, Settings};
 
 use crate::client::StormClient;
@@ -24,6 +25,7 @@ pub struct Builder {
     api_client: Option<reqwest::Client>,
     runtime: Option<tokio::runtime::Handle>,
     limiter: Option<TokenProvider>,
+    store: Option<Arc<dyn TokenStore>>,
     on_event: Option<Arc<OnEvent>>,
     clock: Clock,
     seed: Option<u64>,
@@ -45,10 +47,17 @@ impl From<Settings> for Builder {
 impl Builder {
     storm_auth_core::forward_settings!();
 
-    /// Shares the limiter group of another provider, its budget and its gate: for a second tenant behind the same address,
+    /// Shares the limiter group of another provider, its budget, its gate and its store: for a second tenant behind the same address,
     /// even on another host. Policy, budget, token client, clock, seed and events are then that provider's.
     pub fn share_limiter(mut self, provider: &TokenProvider) -> Self {
         self.limiter = Some(provider.clone());
+        self
+    }
+
+    /// Shares tokens with the other processes that use this store: one request goes out for all of them. While the store cannot be
+    /// used, the process goes on alone. `storm-auth-store` has one for a machine and one for a fleet.
+    pub fn store(mut self, store: impl TokenStore + 'static) -> Self {
+        self.store = Some(Arc::new(store));
         self
     }
 
@@ -130,9 +139,12 @@ impl Builder {
             return Ok((provider.for_key(key), api));
         }
         let transport = Transport::new(self.token_client.map(|settings| settings()))?;
-        let machine = Machine::new(policy, self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()));
+        let mut machine = Machine::new(policy, self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()));
         let runway = self.runtime.map_or(Runway::OwnThreads, Runway::Runtime);
-        let driver = Driver::new(machine, self.clock, transport, runway, self.on_event);
+        if self.store.is_some() {
+            machine.share();
+        }
+        let driver = Driver::new(machine, self.clock, transport, runway, self.store, self.on_event);
         Ok((TokenProvider::new(driver, key), api))
     }
 }

@@ -76,6 +76,11 @@ macro_rules! forward_settings {
             self.map_settings(|settings| settings.caller_deadline(span))
         }
 
+        /// Which address token requests leave by, as a label of one's own choice: those who share a store share a gate for each.
+        pub fn egress(self, label: impl Into<String>) -> Self {
+            self.map_settings(|settings| settings.egress(label))
+        }
+
         fn map_settings(mut self, set: impl FnOnce($crate::Settings) -> $crate::Settings) -> Self {
             self.settings = set(self.settings);
             self

@@ -201,7 +201,7 @@ impl Story {
         let mut policy = Policy::default();
         policy.budget = Budget::unlimited();
         let transport = Transport::answering(script);
-        let driver = Driver::new(Machine::new(policy, 7), Clock::at_the_start(), transport.clone(), on_event);
+        let driver = Driver::new(Machine::new(policy, 7), Clock::at_the_start(), transport.clone(), None, on_event);
         let (key, _cell) = driver.add_key(key());
         Self { driver, key, transport }
     }
