@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use http::{HeaderValue, Response, header};
 use storm_auth_core::machine::{Acquire, Action, OpId, Output, StoreRequest, TokenRequest, WaiterId};
+use storm_auth_core::store::{StoreCommand, StoreFailure, StoreReply};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
     AcquireError, Cause, Credentials, Event, Failure, FailureKind, HttpHosts, Key, KeyId, KeyStatus, Machine, Mono,
@@ -300,6 +301,39 @@ impl Lab {
     pub(crate) fn take_send(&mut self, key: KeyId) -> TokenRequest {
         let place = self.sends.iter().position(|send| send.key == key).expect("a request of this key went out");
         self.sends.remove(place).unwrap()
+    }
+
+    // The store
+
+    /// A machine that shares, with one key; `seed` is what tells processes apart.
+    pub(crate) fn sharing(seed: u64) -> (Self, KeyId) {
+        let mut lab = Self::seeded(Policy::default(), seed);
+        lab.machine.share();
+        let key = lab.key("shop");
+        (lab, key)
+    }
+
+    /// What the store is asked for, oldest first.
+    #[track_caller]
+    pub(crate) fn asked(&mut self) -> StoreRequest {
+        self.stores.pop_front().expect("the store is asked for something")
+    }
+
+    /// The store answers the oldest operation, and what it was asked for is returned.
+    #[track_caller]
+    pub(crate) fn reply(&mut self, reply: StoreReply) -> StoreCommand {
+        let request = self.asked();
+        self.machine.handle_store(request.op, Ok(reply), self.now);
+        self.drain();
+        request.store_op.command
+    }
+
+    /// The store cannot do the oldest operation.
+    #[track_caller]
+    pub(crate) fn store_fails(&mut self) {
+        let op = self.asked().op;
+        self.machine.handle_store(op, Err(StoreFailure::new("it burns")), self.now);
+        self.drain();
     }
 
     /// How many requests went out so far.

@@ -13,4 +13,5 @@ mod many_keys;
 mod properties;
 mod rejections;
 mod secrets;
+mod sharing;
 mod throttle;

@@ -1,0 +1,598 @@
+//! R69, R71 to R76: what the machine asks of a store, and what it makes of the answers.
+
+use core::time::Duration;
+
+use storm_auth_core::machine::{Acquire, Activity, RecordFault, Severity};
+use storm_auth_core::store::{Lease, Order, Record, StoreCommand, StoreFailure, StoreReply};
+use storm_auth_core::{AcquireError, Cause, Credentials, Event, FailureKind, KeyId, Unix};
+
+use crate::harness::{Lab, cause, granted, millis, oauth_error, retry_after, secs, status};
+
+fn nothing() -> StoreReply {
+    StoreReply::default()
+}
+
+fn lease(lease: Lease) -> StoreReply {
+    StoreReply { lease, ..StoreReply::default() }
+}
+
+fn record(record: &Record) -> StoreReply {
+    StoreReply { record: Some(record.clone()), ..StoreReply::default() }
+}
+
+/// Lets a key without a token find an empty store and win the lease; its request is out then.
+#[track_caller]
+fn lead(lab: &mut Lab) {
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Read));
+    assert!(matches!(lab.reply(lease(Lease::Mine)), StoreCommand::Lease { .. }));
+    assert_eq!(lab.sends.len(), 1);
+}
+
+/// The record that a process publishes of a token that it requested at this moment.
+fn published(lab: &mut Lab, key: KeyId, token: &str, lifetime: u64) -> Record {
+    let waiter = lab.wait(key);
+    lead(lab);
+    lab.answer(granted(token, lifetime));
+    lab.result(waiter).unwrap();
+    let StoreCommand::Publish { record, .. } = lab.reply(nothing()) else { panic!("nothing was published") };
+    record
+}
+
+/// A record of another process, written when the lab's clocks start.
+fn of_another(token: &str, lifetime: u64) -> Record {
+    let (mut other, key) = Lab::sharing(99);
+    published(&mut other, key, token, lifetime)
+}
+
+fn events(lab: &mut Lab) -> Vec<String> {
+    core::mem::take(&mut lab.events).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn r72_the_record_is_read_and_the_lease_won_before_a_request_and_the_token_published_after_it() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    assert_eq!((lab.sends.len(), lab.stores.len()), (0, 1));
+    assert_eq!(lab.status(key).activity, Activity::AskingStore);
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Read));
+    assert_eq!((lab.sends.len(), lab.stores.len()), (0, 1));
+    let StoreCommand::Lease { owner, ttl } = lab.reply(lease(Lease::Mine)) else { panic!("no lease was asked for") };
+    assert_eq!(ttl, secs(10));
+    assert!(lab.sends[0].leased);
+    lab.advance(millis(80));
+    lab.answer(granted("first", 600));
+    // Its own callers do not wait for the store.
+    assert_eq!(lab.result(waiter).unwrap().expose(), "first");
+    assert!(!lab.machine.is_idle(), "it has to be published yet");
+    let StoreCommand::Publish { owner: publisher, record } = lab.reply(nothing()) else { panic!("not published") };
+    assert_eq!(publisher, Some(owner));
+    assert_eq!((record.order.sent, record.expires_at), (lab.unix(0), lab.unix(600_000)));
+    assert!(lab.machine.is_idle());
+    assert_eq!(lab.requests(), 1);
+}
+
+#[test]
+fn r72_a_record_serves_in_place_of_a_request() {
+    let of_another = of_another("theirs", 600);
+    let (mut lab, key) = Lab::sharing(1);
+    lab.advance(secs(100));
+    let (one, other) = (lab.wait(key), lab.wait(key));
+    lab.reply(record(&of_another));
+    assert_eq!(lab.result(one).unwrap().expose(), "theirs");
+    assert_eq!(lab.result(other).unwrap().expires_at(), lab.unix(590_000));
+    assert_eq!((lab.requests(), lab.stores.len()), (0, 0));
+    let counters = lab.machine.counters();
+    assert_eq!((counters.store_hits, counters.store_misses), (1, 0));
+    // Its times are those of the process that asked for it.
+    let peek = lab.machine.peek(key, lab.now()).unwrap();
+    assert_eq!(
+        (peek.look.unix, peek.hard.unix, peek.hard.mono),
+        (lab.unix(450_000), lab.unix(590_000), lab.mono(590_000))
+    );
+    assert_eq!(
+        events(&mut lab).last().unwrap(),
+        "key 0: token of another process taken until 2023-11-14T22:23:10Z, refreshed from 2023-11-14T22:20:50Z"
+    );
+}
+
+#[test]
+fn r72_a_record_that_was_written_before_the_lease_was_won_ends_the_matter() {
+    let of_another = of_another("theirs", 600);
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lab.reply(nothing());
+    lab.reply(StoreReply { lease: Lease::Mine, ..record(&of_another) });
+    assert_eq!(lab.result(waiter).unwrap().expose(), "theirs");
+    let StoreCommand::Release { rest, failures, .. } = lab.reply(nothing()) else { panic!("the lease is kept") };
+    assert_eq!((rest, failures), (Duration::ZERO, 0));
+    assert_eq!(lab.requests(), 0);
+    assert!(lab.machine.is_idle());
+}
+
+#[test]
+fn r24_r72_a_refresh_asks_the_store_behind_the_callers_back() {
+    let (mut lab, key) = Lab::sharing(1);
+    published(&mut lab, key, "first", 600);
+    lab.advance_to(450_000);
+    assert_eq!(lab.token(key), "first");
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Read));
+    assert_eq!(lab.token(key), "first");
+    assert!(matches!(lab.reply(lease(Lease::Taken)), StoreCommand::Lease { .. }));
+    // Another process sees to it; it is looked after within two seconds, by whoever calls then.
+    assert_eq!(lab.status(key).activity, Activity::Following);
+    let look = lab.machine.peek(key, lab.now()).unwrap().look.mono;
+    assert!((lab.mono(451_000)..=lab.mono(452_000)).contains(&look), "{look:?}");
+    lab.advance_to(452_000);
+    assert_eq!(lab.token(key), "first");
+    let (mut other, others) = Lab::sharing(2);
+    other.advance_to(451_000);
+    let second = published(&mut other, others, "second", 600);
+    assert!(matches!(lab.reply(record(&second)), StoreCommand::Read));
+    assert_eq!(lab.token(key), "second");
+    assert_eq!(lab.requests(), 1);
+}
+
+#[test]
+fn r72_who_waits_looks_after_the_holder_four_times_a_second_or_more() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lab.reply(lease(Lease::Taken));
+    let mut looks = Vec::new();
+    for _ in 0..8 {
+        let before = lab.elapsed();
+        let at = lab.machine.poll_timeout().unwrap().at;
+        lab.advance_to(before + at.since(lab.mono(before)).as_millis() as u64);
+        lab.tick();
+        looks.push(lab.elapsed() - before);
+        assert!(matches!(lab.reply(lease(Lease::Taken)), StoreCommand::Read));
+    }
+    assert!(looks.iter().all(|look| (125..=250).contains(look)), "{looks:?}");
+    assert!(looks.iter().any(|look| *look != looks[0]), "they are spread");
+    assert!(!lab.is_resolved(waiter));
+    // The holder has gone: the lease is to be had.
+    lab.advance(millis(250));
+    lab.tick();
+    lead(&mut lab);
+    lab.answer(granted("own", 600));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "own");
+}
+
+#[test]
+fn r73_a_lease_is_renewed_for_as_long_as_its_request_is_under_way() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait_within(key, secs(100));
+    lead(&mut lab);
+    let mut renewed = Vec::new();
+    while lab.elapsed() < 20_000 {
+        let at = lab.machine.poll_timeout().unwrap().at;
+        lab.advance_to(at.since(lab.mono(0)).as_millis() as u64);
+        lab.tick();
+        assert!(matches!(lab.reply(lease(Lease::Mine)), StoreCommand::Lease { ttl, .. } if ttl == secs(10)));
+        renewed.push(lab.elapsed());
+    }
+    assert_eq!(renewed, [3_333, 6_666, 9_999, 13_332, 16_665, 19_998, 23_331]);
+    lab.answer(granted("late", 600));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "late");
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Publish { owner: Some(_), .. }));
+    lab.drive(secs(60));
+    assert!(lab.stores.is_empty(), "nothing is renewed any more");
+}
+
+#[test]
+fn r73_a_lease_whose_request_fails_rests_for_as_long_as_its_holder() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lead(&mut lab);
+    lab.fail(FailureKind::Connect);
+    let retry_at = lab.result(waiter).unwrap_err().retry_at().unwrap();
+    let StoreCommand::Release { rest, failures, .. } = lab.reply(nothing()) else { panic!("the lease is kept") };
+    assert_eq!((lab.unix(0) + rest, failures), (retry_at, 1));
+
+    // Another process does not ask meanwhile, and says why.
+    let (mut other, others) = Lab::sharing(2);
+    let waiter = other.wait(others);
+    other.reply(StoreReply { lease: Lease::Resting(millis(2_500)), failures: 5, ..nothing() });
+    let error = other.result(waiter).unwrap_err();
+    assert_eq!(error.retry_at(), Some(other.unix(2_500)));
+    assert_eq!(cause(error.clone()), Cause::FailedElsewhere);
+    assert_eq!(
+        error.to_string(),
+        "another process that shares the token store asked in vain; look into that process's log for the reason; a call \
+         tries again from 2023-11-14T22:13:22Z on"
+    );
+    assert_eq!(other.requests(), 0);
+    // Then it is its turn, and its failure is the sixth.
+    other.advance(millis(2_500));
+    other.wait(others);
+    lead(&mut other);
+    other.fail(FailureKind::Connect);
+    assert!(matches!(other.reply(nothing()), StoreCommand::Release { failures: 6, .. }));
+}
+
+#[test]
+fn r37_r73_a_refused_configuration_rests_for_all() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    lead(&mut lab);
+    lab.answer(oauth_error(400, "invalid_client"));
+    let StoreCommand::Release { rest, .. } = lab.reply(nothing()) else { panic!("the lease is kept") };
+    assert_eq!(rest, secs(60));
+}
+
+#[test]
+fn r71_r75_a_rest_that_is_absurd_is_not_believed() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lab.reply(lease(Lease::Resting(Duration::MAX)));
+    assert_eq!(lab.result(waiter).unwrap_err().retry_at(), Some(lab.unix(300_000)));
+}
+
+#[test]
+fn r71_a_holder_that_hangs_is_left_and_the_order_alone_decides_what_is_published() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lab.reply(lease(Lease::Lapsed));
+    assert!(!lab.sends[0].leased);
+    lab.answer(granted("alone", 600));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "alone");
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Publish { owner: None, .. }));
+    assert!(
+        events(&mut lab)
+            .contains(&"key 0: the process that holds the lease does not come to an end; going on alone".to_owned())
+    );
+}
+
+#[test]
+fn r71_a_store_that_never_frees_the_lease_is_followed_for_two_to_four_minutes() {
+    let (mut lab, key) = Lab::sharing(1);
+    while lab.sends.is_empty() {
+        if lab.status(key).activity == Activity::Idle {
+            lab.wait(key);
+        }
+        while !lab.stores.is_empty() {
+            lab.reply(lease(Lease::Taken));
+        }
+        lab.drive(millis(100));
+    }
+    assert!((120_000..=240_500).contains(&lab.elapsed()), "{}", lab.elapsed());
+    assert!(!lab.sends[0].leased);
+}
+
+#[test]
+fn r75_a_store_that_gives_the_lease_to_nobody_is_done_without() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    lab.reply(nothing());
+    assert!(matches!(lab.reply(lease(Lease::Free)), StoreCommand::Lease { .. }));
+    assert_eq!((lab.sends.len(), lab.stores.len()), (1, 0));
+}
+
+#[test]
+fn r75_without_its_store_a_process_goes_on_alone_and_says_so_once() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lab.store_fails();
+    lab.answer(granted("alone", 600));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "alone");
+    assert!(lab.stores.is_empty(), "it is left alone for a while");
+    let warning = lab.events.iter().find(|event| matches!(event, Event::StoreFailed { .. })).unwrap();
+    assert_eq!(warning.severity(), Severity::Warn);
+    assert!(
+        warning.to_string().starts_with("the token store cannot be used, going on alone: it burns; asked again from ")
+    );
+
+    // It is asked again, and no second warning is given while it fails.
+    for _ in 0..3 {
+        lab.advance(secs(450));
+        lab.token(key);
+        lab.store_fails();
+        let held = lab.sends.len();
+        assert_eq!(held, 1, "its token is its own, so it asks at its own time");
+        lab.answer(granted("alone-again", 600));
+    }
+    assert_eq!(lab.events.iter().filter(|event| matches!(event, Event::StoreFailed { .. })).count(), 1);
+    assert_eq!(lab.machine.counters().store_failures, 4);
+
+    // It works again: so does sharing.
+    lab.advance(secs(450));
+    lab.token(key);
+    lead(&mut lab);
+    assert!(events(&mut lab).contains(&"the token store works again".to_owned()));
+}
+
+#[test]
+fn r75_a_store_that_is_silent_costs_a_caller_one_second() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    let late = lab.asked().op;
+    lab.drive_to(999);
+    assert_eq!(lab.sends.len(), 0);
+    lab.drive_to(1_000);
+    assert_eq!(lab.times(), [1_000]);
+    // What it says in the end is not heard.
+    lab.machine.handle_store(late, Ok(lease(Lease::Mine)), lab.now());
+    lab.drain();
+    assert!(matches!(lab.events.last(), Some(Event::LateReport { .. })));
+    lab.answer(granted("alone", 600));
+    assert_eq!(lab.token(key), "alone");
+    // The next caller does not wait for it again.
+    lab.machine.invalidate(lab.machine.peek(key, lab.now()).unwrap().token.id(), lab.now());
+    lab.wait(key);
+    assert_eq!((lab.sends.len(), lab.stores.len()), (1, 0));
+}
+
+#[test]
+fn r75_those_who_share_a_token_ask_at_times_of_their_own_when_the_store_is_lost() {
+    let of_another = of_another("theirs", 600);
+    let mut times: Vec<u64> = (0..50)
+        .map(|seed| {
+            let (mut lab, key) = Lab::sharing(seed);
+            let waiter = lab.wait(key);
+            lab.reply(record(&of_another));
+            lab.result(waiter).unwrap();
+            lab.advance_to(450_000);
+            lab.token(key);
+            lab.store_fails();
+            while lab.sends.is_empty() {
+                lab.drive(secs(1));
+                lab.token(key);
+            }
+            lab.times()[0]
+        })
+        .collect();
+    times.sort_unstable();
+    // Over most of the 140 s that the token still lives.
+    assert!(times[0] < 460_000 && times[49] > 560_000 && times[49] <= 577_000, "{times:?}");
+    let most =
+        (0..50).map(|first| times.iter().filter(|at| (times[first]..times[first] + 10_000).contains(*at)).count());
+    assert!(most.max() < Some(12), "{times:?}");
+}
+
+#[test]
+fn r75_who_waits_for_a_token_does_not_wait_for_the_spread() {
+    let of_another = of_another("theirs", 600);
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lab.reply(record(&of_another));
+    lab.result(waiter).unwrap();
+    lab.advance_to(595_000);
+    lab.wait(key);
+    lab.store_fails();
+    assert_eq!(lab.times(), [595_000]);
+}
+
+/// What a process makes of a record that lies in the store at `at` milliseconds.
+fn judged(of_another: &Record, at: u64) -> (bool, Vec<RecordFault>) {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.advance_to(at);
+    let waiter = lab.wait(key);
+    lab.reply(record(of_another));
+    let faults = lab.events.iter().filter_map(|event| match event {
+        Event::RecordIgnored { fault, .. } => Some(*fault),
+        _ => None,
+    });
+    (lab.is_resolved(waiter), faults.collect())
+}
+
+#[test]
+fn r20_r75_a_record_is_worth_what_this_processs_clock_says() {
+    let theirs = of_another("theirs", 600);
+    assert_eq!(judged(&theirs, 589_999), (true, vec![]));
+    assert_eq!(judged(&theirs, 590_000), (false, vec![]), "it has expired");
+
+    // From the future, by more than the ten seconds that are kept back of its life.
+    let (mut ahead, key) = Lab::sharing(9);
+    ahead.advance_to(10_000);
+    assert_eq!(judged(&published(&mut ahead, key, "theirs", 600), 0), (true, vec![]));
+    let (mut ahead, key) = Lab::sharing(9);
+    ahead.advance_to(10_001);
+    assert_eq!(judged(&published(&mut ahead, key, "theirs", 600), 0), (false, vec![RecordFault::FromTheFuture]));
+}
+
+#[test]
+fn r70_r75_a_record_that_no_holder_of_the_secret_wrote_is_a_miss() {
+    let theirs = of_another("theirs", 600);
+    let unreadable = (false, vec![RecordFault::Unreadable]);
+    for bit in (0..theirs.body.len() * 8).step_by(7) {
+        let mut changed = theirs.clone();
+        changed.body[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(judged(&changed, 0), unreadable, "bit {bit}");
+    }
+    for length in 0..theirs.body.len() {
+        let mut torn = theirs.clone();
+        torn.body.truncate(length);
+        assert_eq!(judged(&torn, 0), unreadable, "{length} bytes");
+    }
+    let later = Record { order: Order { sent: theirs.order.sent + millis(1), ..theirs.order }, ..theirs.clone() };
+    assert_eq!(judged(&later, 0), unreadable);
+    let longer = Record { expires_at: theirs.expires_at + secs(60), ..theirs.clone() };
+    assert_eq!(judged(&longer, 0), unreadable);
+    let (mut stranger, key) = Lab::sharing(99);
+    stranger.machine.set_credentials(key, Credentials::new("shop", "0ther").unwrap(), stranger.now()).unwrap();
+    assert_eq!(judged(&published(&mut stranger, key, "theirs", 600), 0), unreadable);
+}
+
+#[test]
+fn r38_r75_a_rejected_token_is_not_taken_from_the_store_again() {
+    let theirs = of_another("theirs", 600);
+    let (mut lab, key) = Lab::sharing(1);
+    lab.advance(secs(100));
+    let waiter = lab.wait(key);
+    lab.reply(record(&theirs));
+    let token = lab.result(waiter).unwrap();
+    lab.machine.invalidate(token.id(), lab.now());
+    let waiter = lab.wait(key);
+    lab.reply(record(&theirs));
+    assert!(!lab.is_resolved(waiter));
+    lab.reply(StoreReply { lease: Lease::Mine, ..record(&theirs) });
+    lab.answer(granted("own", 600));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "own");
+}
+
+#[test]
+fn r74_an_older_record_never_takes_the_place_of_a_newer_token() {
+    let older = of_another("older", 3_600);
+    let (mut lab, key) = Lab::sharing(1);
+    lab.advance(secs(10));
+    published(&mut lab, key, "newer", 600);
+    lab.advance_to(460_000);
+    assert_eq!(lab.token(key), "newer");
+    lab.reply(record(&older));
+    assert_eq!(lab.token(key), "newer");
+    assert_eq!(lab.machine.counters().store_misses, 3);
+}
+
+#[test]
+fn r76_a_throttle_is_told_to_all_and_heeded_by_all() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait_within(key, secs(60));
+    lead(&mut lab);
+    lab.answer(retry_after(status(429), "30"));
+    let StoreCommand::CloseGate { until } = lab.reply(nothing()) else { panic!("nobody is told") };
+    assert!((lab.unix(30_000)..=lab.unix(32_000)).contains(&until));
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Release { rest: Duration::ZERO, failures: 0, .. }));
+    // It stays in line: the store is read again, and the lease asked for when the gate opens.
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Read));
+    assert!(lab.stores.is_empty() && !lab.is_resolved(waiter));
+
+    let (mut other, others) = Lab::sharing(2);
+    let waiter = other.wait(others);
+    other.reply(StoreReply { gate: Some(until), ..nothing() });
+    let error = other.result(waiter).unwrap_err();
+    assert!(error.is_rate_limited() && error.retry_at() >= Some(until), "{error}");
+    assert_eq!((other.sends.len(), other.stores.len()), (0, 0));
+}
+
+#[test]
+fn r76_a_gate_in_the_store_is_believed_for_an_hour() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    lab.reply(StoreReply { gate: Some(Unix::from_millis(u64::MAX)), ..nothing() });
+    let until = lab.machine.status(lab.now()).gate_closed_until.unwrap();
+    assert!((lab.unix(3_600_000)..=lab.unix(3_602_000)).contains(&until), "{until}");
+}
+
+#[test]
+fn r44_a_closed_machine_gives_back_what_it_asked_for() {
+    // Reading: nothing is asked for any more.
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lab.machine.shut_down(lab.now());
+    lab.drain();
+    assert_eq!(lab.result(waiter).unwrap_err(), AcquireError::Closed);
+    assert!(lab.machine.is_idle());
+
+    // Leasing: the lease is given back.
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lab.reply(nothing());
+    lab.machine.shut_down(lab.now());
+    lab.drain();
+    assert_eq!(lab.result(waiter).unwrap_err(), AcquireError::Closed);
+    assert!(!lab.machine.is_idle());
+    lab.reply(lease(Lease::Mine));
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Release { .. }));
+    assert!(lab.machine.is_idle() && lab.requests() == 0);
+
+    // Requesting: it goes on, and is shared.
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lead(&mut lab);
+    lab.machine.shut_down(lab.now());
+    lab.answer(granted("first", 600));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "first");
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Publish { .. }));
+    assert!(lab.machine.is_idle());
+}
+
+#[test]
+fn r48_a_lease_that_nobody_wants_any_more_is_given_back() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lab.reply(nothing());
+    lab.cancel(waiter);
+    lab.reply(lease(Lease::Mine));
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Release { .. }));
+    assert_eq!(lab.requests(), 0);
+}
+
+#[test]
+fn r43_a_lease_of_the_old_secret_is_given_back_and_one_of_the_new_asked_for() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    lab.reply(nothing());
+    let old = lab.stores[0].store_op.record;
+    lab.machine.set_credentials(key, Credentials::new("shop", "n3w").unwrap(), lab.now()).unwrap();
+    lab.reply(lease(Lease::Mine));
+    let release = lab.asked();
+    assert!(matches!(release.store_op.command, StoreCommand::Release { .. }));
+    assert_eq!(release.store_op.record, old);
+    let ask = lab.asked();
+    assert!(matches!(ask.store_op.command, StoreCommand::Lease { .. }));
+    assert_ne!(ask.store_op.record, old);
+}
+
+#[test]
+fn r48_a_removed_key_gives_its_lease_back() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    lead(&mut lab);
+    lab.machine.remove_key(key, lab.now());
+    lab.drain();
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Release { .. }));
+    lab.drive(secs(30));
+    assert!(lab.stores.is_empty());
+}
+
+#[test]
+fn r54_a_child_has_no_lease_of_its_parents() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    let parent = lab.stores[0].op;
+    lab.reply(nothing());
+    let StoreCommand::Lease { owner: parents, .. } = lab.reply(lease(Lease::Mine)) else { panic!() };
+    lab.machine.start_anew(4_711, lab.now());
+    lab.drain();
+    assert!(lab.machine.is_idle());
+    lab.machine.handle_store(parent, Ok(lease(Lease::Mine)), lab.now());
+    lab.wait(key);
+    lab.reply(nothing());
+    let StoreCommand::Lease { owner, .. } = lab.reply(lease(Lease::Mine)) else { panic!() };
+    assert_ne!(owner, parents);
+}
+
+#[test]
+fn r65_an_answer_of_the_wrong_kind_is_ignored() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    let reading = lab.stores[0].op;
+    lab.answer_op(reading, granted("forged", 600));
+    assert!(!lab.is_resolved(waiter) && lab.machine.peek(key, lab.now()).is_none());
+    lead(&mut lab);
+    let sending = lab.sends[0].op;
+    lab.machine.handle_store(sending, Err(StoreFailure::new("confused")), lab.now());
+    lab.answer(granted("true", 600));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "true");
+}
+
+#[test]
+fn r58_what_a_store_says_shows_no_secret() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    let op = lab.asked();
+    assert!(!format!("{op:?}").contains("S3cret"));
+    lab.machine.handle_store(op.op, Err(StoreFailure::new("wrong password S3cret for redis")), lab.now());
+    lab.drain();
+    let said = events(&mut lab).join("\n");
+    assert!(said.contains("wrong password") && !said.contains("S3cret"), "{said}");
+}
+
+#[test]
+fn r46_a_machine_without_a_store_asks_none() {
+    let (mut lab, key) = Lab::with_token(600);
+    lab.drive_to(1_000_000);
+    lab.wait(key);
+    lab.answer(status(500));
+    assert!(lab.stores.is_empty());
+    assert!(matches!(lab.acquire(key), Acquire::Failed(_)));
+}
