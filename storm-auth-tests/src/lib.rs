@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 pub mod emulator;
+pub mod memory_store;
 pub mod sim;
 
 /// The programs of README.md, compiled.

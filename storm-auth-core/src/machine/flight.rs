@@ -64,6 +64,8 @@ pub(super) struct Slot {
     /// Rejections of fresh tokens in a row.
     fresh_rejections: u32,
     rejected: VecDeque<TokenId>,
+    /// The newest order of a rejected token: no record that is not newer is worth anything.
+    pub(super) rejected_order: Option<Order>,
     /// Until when those who hold the lease are followed, in this row.
     pub(super) followed_until: Option<Mono>,
 }
@@ -200,6 +202,7 @@ impl Slot {
             refusal: None,
             fresh_rejections: 0,
             rejected: VecDeque::new(),
+            rejected_order: None,
             followed_until: None,
         }
     }
@@ -726,6 +729,7 @@ impl Machine {
         self.counters.rejected += 1;
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.remember_rejected(token);
+        slot.rejected_order = slot.rejected_order.max(held.order);
         let fresh = !held.fresh_until.reached(now);
         slot.fresh_rejections = if fresh { slot.fresh_rejections.saturating_add(1) } else { 0 };
         let may_stop = matches!(slot.flight, Flight::Idle | Flight::Queued { .. } | Flight::BackingOff { .. });

@@ -313,7 +313,8 @@ impl Machine {
     /// What a record is worth to this process; an error is a miss, with a fault where a person should know.
     fn judge(&self, key: KeyId, record: &Record, vault: &Vault, now: Now) -> Result<Held, Option<RecordFault>> {
         let slot = &self.slots[&key];
-        if slot.held.as_ref().is_some_and(|held| held.order >= Some(record.order)) {
+        let known = slot.held.as_ref().and_then(|held| held.order).max(slot.rejected_order);
+        if known >= Some(record.order) {
             return Err(None);
         }
         let Grant { access_token, lifetime, scope } = vault.open(record).ok_or(Some(RecordFault::Unreadable))?;

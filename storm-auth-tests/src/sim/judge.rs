@@ -6,11 +6,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use core::time::Duration;
 use storm_auth_core::machine::{Acquire, OpId, TokenRequest, WaiterId};
-use storm_auth_core::{AcquireError, Cause, Counters, Event, FailureKind, Moment, Now, Token};
+use storm_auth_core::store::{Order, StoreCommand, StoreFailure, StoreReply};
+use storm_auth_core::{AcquireError, Cause, Counters, Event, FailureKind, Moment, Now, Token, Unix};
 
 use super::process::SECRET;
 use super::scenario::{SECOND, Scenario};
 use super::server::{Answer, Issued, Meaning, serial};
+use super::shelf::Published;
 use crate::emulator::{Limiter, LimiterKind, Nginx, Verdict};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -40,16 +42,46 @@ impl Share {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     serial: usize,
-    sent: Now,
     life: u64,
+    /// R20: the request's time, plus the lifetime, less 2 % or 10 s.
+    dies: Moment,
+    /// Until when it may be served in place of an error.
+    stale: Moment,
+    /// By the wall clock of whoever asked for it.
+    sent: Unix,
 }
 
 impl Held {
-    /// R20: the request's time, plus the lifetime, less 2 % or 10 s.
-    fn dead(&self, now: Now) -> bool {
-        let skew = (self.life / 50).min(10 * SECOND);
-        self.sent.after(Duration::from_millis(self.life - skew)).reached(now)
+    fn new(serial: usize, sent: Now, life: u64, stale: u64) -> Self {
+        let dies = sent.after(Duration::from_millis(life - skew(life)));
+        Self { serial, life, dies, stale: sent.after(Duration::from_millis(life + stale)), sent: sent.unix }
     }
+
+    fn dead(&self, now: Now) -> bool {
+        self.dies.reached(now)
+    }
+}
+
+fn skew(life: u64) -> u64 {
+    (life / 50).min(10 * SECOND)
+}
+
+/// What the store's answer showed of a record.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    order: Order,
+    published: Published,
+    at: Now,
+}
+
+/// An operation of the store that the machine waits for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    key: usize,
+    sent: Now,
+    reads: bool,
+    /// Whether its answer is looked at for a record.
+    counts: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +101,7 @@ struct Record {
     flight: Option<Flight>,
     patience: Duration,
     warmers: u32,
+    found: Option<Found>,
     share: Share,
     /// A refused configuration is not tried again before.
     refused_until: Option<Moment>,
@@ -100,6 +133,7 @@ pub(super) struct Judge {
     records: Vec<Record>,
     waiting: BTreeMap<WaiterId, Waiting>,
     cancelled: BTreeSet<WaiterId>,
+    asked: BTreeMap<OpId, Asked>,
     group: Limiter,
     limited: bool,
     /// The shortest wait after a throttle that names none.
@@ -127,6 +161,9 @@ struct Counts {
     broken: u64,
     aborted: u64,
     rejected: u64,
+    hits: u64,
+    misses: u64,
+    store_failures: u64,
     gated: Duration,
 }
 
@@ -146,6 +183,7 @@ impl Judge {
             flight: None,
             patience: Duration::from_secs(60),
             warmers: 0,
+            found: None,
             share: match scenario.budget {
                 None => Share { interval: 0, burst: 0, full: 0 },
                 Some((_, burst)) => Share { interval, burst: u64::from(burst.min(2)), full: 0 },
@@ -159,6 +197,7 @@ impl Judge {
             records: secrets.iter().map(record).collect(),
             waiting: BTreeMap::new(),
             cancelled: BTreeSet::new(),
+            asked: BTreeMap::new(),
             group,
             limited: scenario.budget.is_some(),
             slot: interval * 3 / 4,
@@ -193,6 +232,10 @@ impl Judge {
                 self.counts.timed_out += 1;
             }
         }
+        // R75: a store that is silent for a second is done without.
+        let before = self.asked.len();
+        self.asked.retain(|_, asked| asked.sent.mono + Duration::from_secs(1) > now.mono);
+        self.counts.store_failures += (before - self.asked.len()) as u64;
     }
 
     /// A caller asks. A request that a suspend outlasted is given up (R21).
@@ -268,6 +311,7 @@ impl Judge {
 
     pub(super) fn close(&mut self) {
         self.closed = true;
+        self.asked.retain(|_, asked| !asked.reads);
     }
 
     /// Somebody moved one of the clocks against the other: forward for a suspend too.
@@ -296,7 +340,7 @@ impl Judge {
                 }
             }
             Meaning::Token { serial, life } => {
-                let held = Held { serial, sent: flight.sent, life };
+                let held = Held::new(serial, flight.sent, life, self.stale);
                 let valid = record.held.is_some_and(|held| !held.dead(now));
                 let usable = !record.rejected.contains(&serial)
                     && if life == 0 { !valid && record.warmers == 0 } else { !held.dead(now) };
@@ -337,6 +381,70 @@ impl Judge {
                 self.counts.timed_out += 1;
             }
         }
+    }
+
+    /// The store's answer is handed to the machine; `published` is what this side knows of its record.
+    pub(super) fn deliver_store(
+        &mut self,
+        op: OpId,
+        result: &Result<StoreReply, StoreFailure>,
+        published: Option<Published>,
+        now: Now,
+    ) {
+        let Some(asked) = self.asked.remove(&op) else { return };
+        match result {
+            Err(_) => self.counts.store_failures += 1,
+            Ok(reply) => {
+                self.counts.misses += u64::from(asked.counts);
+                let order = reply.record.as_ref().map(|record| record.order);
+                let found = order.zip(published).map(|(order, published)| Found { order, published, at: now });
+                self.records[asked.key].found = found.filter(|_| asked.counts);
+            }
+        }
+    }
+
+    /// The store is asked for something. A token that is published is the one that has just come.
+    pub(super) fn ask_store(&mut self, key: usize, op: OpId, command: &StoreCommand, now: Now) -> Option<Published> {
+        let record = &self.records[key];
+        let reads = matches!(command, StoreCommand::Read);
+        let leases = matches!(command, StoreCommand::Lease { .. }) && record.flight.is_none();
+        self.asked.insert(op, Asked { key, sent: now, reads, counts: reads || leases });
+        match (command, record.held) {
+            (StoreCommand::Publish { .. }, Some(Held { serial, life, .. })) => Some(Published { serial, life }),
+            _ => None,
+        }
+    }
+
+    /// R20, R38, R74, R75: a token that is taken from the store is one that has just been found there, newer than the held one, not
+    /// rejected, and alive by this process's clock.
+    fn adopted(&mut self, key: usize, now: Now) -> Ruling {
+        let stale = self.stale;
+        let record = &mut self.records[key];
+        let Some(Found { order, published: Published { serial, life }, .. }) =
+            record.found.take_if(|found| found.at == now)
+        else {
+            return Err("R75: a token was taken from the store that was not found there".to_owned());
+        };
+        if record.rejected.contains(&serial) {
+            return Err(format!("R38: token {serial} was rejected, and is taken from the store"));
+        }
+        if record.held.is_some_and(|held| held.sent > order.sent) {
+            return Err(format!("R74: token {serial} is older than the held one"));
+        }
+        if order.sent.since(now.unix) > Duration::from_millis(skew(life)) {
+            return Err(format!("R75: token {serial} is from the future"));
+        }
+        let age = now.unix.since(order.sent).as_millis() as u64;
+        let after = |span: u64| now.after(Duration::from_millis(span.saturating_sub(age)));
+        let held = Held { serial, life, dies: after(life - skew(life)), stale: after(life + stale), sent: order.sent };
+        if held.dead(now) {
+            return Err(format!("R20: token {serial} had expired when it was taken from the store"));
+        }
+        record.held = Some(held);
+        record.refused_until = None;
+        self.counts.hits += 1;
+        self.counts.misses -= 1;
+        Ok(())
     }
 
     /// The secret in the request that is under way.
@@ -415,6 +523,10 @@ impl Judge {
                 self.counts.gated += left - before;
             }
         }
+        if let Event::Adopted { token, .. } = event {
+            let key = token.key().index() as usize;
+            self.adopted(key, now)?;
+        }
         if let Event::Failed { cause: Cause::Failed(failure), .. } = event
             && failure.detail.contains(SECRET)
         {
@@ -449,6 +561,9 @@ impl Judge {
             broken: counters.broken,
             aborted: counters.aborted,
             rejected: counters.rejected,
+            hits: counters.store_hits,
+            misses: counters.store_misses,
+            store_failures: counters.store_failures,
             // A clock that is set moves the end of a gate on one clock and not on the other.
             gated: if self.clock_moved { self.counts.gated } else { counters.gated },
         };
@@ -476,13 +591,10 @@ impl Judge {
             }
             None => Err(format!("token {serial} is handed out, and no answer brought it")),
             Some(held) if !held.dead(now) => Ok(serial),
-            Some(held) => {
-                let grace = Duration::from_millis(held.life + self.stale);
-                match self.stale > 0 && !held.sent.after(grace).reached(now) {
-                    true => Ok(serial),
-                    false => Err(format!("R20: token {serial} is handed out at {now:?}, past its expiry: {held:?}")),
-                }
-            }
+            Some(held) => match self.stale > 0 && !held.stale.reached(now) {
+                true => Ok(serial),
+                false => Err(format!("R20: token {serial} is handed out at {now:?}, past its expiry: {held:?}")),
+            },
         }
     }
 

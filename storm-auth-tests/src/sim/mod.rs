@@ -23,9 +23,10 @@ mod judge;
 mod process;
 mod scenario;
 mod server;
+mod shelf;
 mod world;
 
-pub use scenario::{Rates, Scenario};
+pub use scenario::{Rates, Scenario, StoreRates};
 
 /// How a story is told. The defaults are the fast ones.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,6 +71,8 @@ pub struct Report {
     pub served: u64,
     /// Tokens that the API rejected.
     pub rejected: u64,
+    /// Records of other processes whose token was taken.
+    pub adopted: u64,
     /// Whether it could be said by when each key has a token after the last fault, and was checked.
     pub liveness_checked: bool,
 }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use core::time::Duration;
 use http::Response;
 use storm_auth_core::driver::Board;
-use storm_auth_core::machine::{Acquire, OpId, Output, WaiterId};
+use storm_auth_core::machine::{Acquire, Action, OpId, Output, WaiterId};
+use storm_auth_core::store::{StoreFailure, StoreReply};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{Counters, Credentials, Failure, HttpHosts, Key, KeyId, Machine, Now, Scope, TokenUrl, scope};
 
@@ -28,7 +29,10 @@ pub(super) enum Report<'a> {
 
 impl Engine {
     pub(super) fn new(scenario: &Scenario, seed: u64) -> Self {
-        let machine = Machine::new(scenario.policy(), seed);
+        let mut machine = Machine::new(scenario.policy(), seed);
+        if scenario.store.is_some() {
+            machine.share();
+        }
         match scenario.board {
             false => Self::Bare(Box::new(machine)),
             true => Self::Board { board: Box::new(Board::new(machine, 2)), taken: VecDeque::new() },
@@ -85,6 +89,13 @@ impl Engine {
         }
     }
 
+    pub(super) fn report_store(&mut self, op: OpId, result: Result<StoreReply, StoreFailure>, now: Now) {
+        match self {
+            Self::Bare(machine) => machine.handle_store(op, result, now),
+            Self::Board { board, .. } => board.report_store(op, result, now),
+        }
+    }
+
     pub(super) fn elapse(&mut self, now: Now) {
         match self {
             Self::Bare(machine) => machine.handle_timeout(now),
@@ -99,8 +110,12 @@ impl Engine {
             Self::Board { board, taken } => {
                 let work = board.take_work();
                 taken.extend(work.events.into_iter().map(Output::Event));
-                let sends = work.sends.into_iter().map(storm_auth_core::machine::Action::Send);
+                let sends = work.sends.into_iter().map(Action::Send);
                 taken.extend(sends.map(Output::Perform));
+                if work.store {
+                    let stores = core::iter::from_fn(|| board.next_store());
+                    taken.extend(stores.map(|request| Output::Perform(Action::Store(request))));
+                }
                 for waiter in work.wakes {
                     if let Some(result) = board.poll_wait(waiter, waiter) {
                         taken.push_back(Output::Resolve(waiter, result));
@@ -166,6 +181,9 @@ pub(super) struct Alive {
     /// Timeouts since time last moved.
     pub(super) at_once: (u64, u32),
     pub(super) sends: u64,
+    /// Operations of the store so far, and when the last of them is done: they are performed one after the other.
+    pub(super) errands: u64,
+    pub(super) store_free_at: u64,
 }
 
 /// What every secret begins with.

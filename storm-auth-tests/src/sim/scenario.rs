@@ -41,6 +41,8 @@ pub struct Scenario {
     pub latency: (u64, u64),
     /// What goes wrong with single requests.
     pub rates: Rates,
+    /// What the store is like that the processes share; `None` where each works alone.
+    pub store: Option<StoreRates>,
     /// The most that a clock is wrong by, in parts per million.
     pub drift: i64,
     /// From then on nothing goes wrong any more.
@@ -72,6 +74,23 @@ pub struct Rates {
     pub lifetime: u32,
     /// The answer has a `Retry-After`.
     pub retry_after: u32,
+}
+
+/// What a store is like, and how often an operation meets each fault, in thousandths.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StoreRates {
+    /// The shortest and the longest way there, or back.
+    pub latency: (u64, u64),
+    /// How far its clock is ahead of the true time, or behind.
+    pub wrong_by: i64,
+    /// It says that it cannot.
+    pub fails: u32,
+    /// It does what it is asked for, or not, and says nothing for longer than anybody waits.
+    pub hangs: u32,
+    /// It answers with a record that was there before.
+    pub lags: u32,
+    /// It answers with something absurd.
+    pub lies: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,6 +134,17 @@ pub(super) enum Fault {
         process: usize,
         on: bool,
     },
+    Store(StoreMood),
+    /// The store loses everything.
+    StoreLoses,
+}
+
+/// What the store is like for a while.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum StoreMood {
+    Well,
+    Down,
+    Silent,
 }
 
 impl Fault {
@@ -127,9 +157,13 @@ impl Fault {
             | Self::StepWall { process, .. }
             | Self::Suspend { process, .. }
             | Self::Warm { process, .. } => Some(process),
-            Self::Mood(_) | Self::Lifetime(_) | Self::Revoke { .. } | Self::RejectAll { .. } | Self::Rotate { .. } => {
-                None
-            }
+            Self::Mood(_)
+            | Self::Lifetime(_)
+            | Self::Revoke { .. }
+            | Self::RejectAll { .. }
+            | Self::Rotate { .. }
+            | Self::Store(_)
+            | Self::StoreLoses => None,
         }
     }
 }
@@ -192,6 +226,7 @@ impl Scenario {
                 lifetime: rate(rng),
                 retry_after: rate(rng),
             },
+            store: None,
             drift,
             faults_until,
             faults: Vec::new(),
@@ -200,6 +235,10 @@ impl Scenario {
             scenario.rates = Rates::default();
         }
         scenario.draw_faults(rng);
+        // The stories of odd seeds are those without a store.
+        if seed.is_multiple_of(2) {
+            scenario.draw_store(rng);
+        }
         scenario
     }
 
@@ -220,10 +259,17 @@ impl Scenario {
             board: false,
             latency: (20, 80),
             rates: Rates::default(),
+            store: None,
             drift: 0,
             faults_until: 60 * MINUTE,
             faults: Vec::new(),
         }
+    }
+
+    /// The same with a store that all processes share, a few milliseconds away.
+    pub fn shared(mut self) -> Self {
+        self.store = Some(StoreRates { latency: (1, 4), ..StoreRates::default() });
+        self
     }
 
     /// Takes out what makes the same story differ when it is told in other steps: clocks of one process that disagree.
@@ -235,7 +281,7 @@ impl Scenario {
 
     /// The same for one process that is driven plainly, whose callers do not go before they are answered.
     pub fn alone(mut self) -> Self {
-        (self.processes, self.board, self.restless) = (1, false, false);
+        (self.processes, self.board, self.restless, self.store) = (1, false, false, None);
         self.faults.retain(|(_, fault)| fault.process().is_none_or(|process| process == 0));
         self
     }
@@ -253,6 +299,34 @@ impl Scenario {
         let restarts = self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Crash { .. } | Fault::Close { .. }));
         let on_time = self.latency.1 - self.latency.0 <= 450 && self.drift == 0;
         documented && self.processes == 1 && !restarts && on_time && self.budget == Some((3, 20))
+    }
+
+    fn draw_store(&mut self, rng: &mut fastrand::Rng) {
+        let rate = |rng: &mut fastrand::Rng| match rng.u8(0..6) {
+            0..4 => 0,
+            4 => rng.u32(1..60),
+            _ => rng.u32(60..500),
+        };
+        self.store = Some(StoreRates {
+            latency: [(0, 2), (1, 20), (5, 600)][rng.usize(0..3)],
+            wrong_by: if self.drift == 0 { 0 } else { rng.i64(-300_000..=300_000) },
+            fails: rate(rng),
+            hangs: rate(rng),
+            lags: rate(rng),
+            lies: rate(rng),
+        });
+        let end = self.faults_until;
+        for _ in 0..rng.usize(0..3) {
+            let from = rng.u64(0..end);
+            let mood = if rng.bool() { StoreMood::Down } else { StoreMood::Silent };
+            let span = [10, 60, 1_800, 3_600][rng.usize(0..4)] * SECOND;
+            self.faults.push((from, Fault::Store(mood)));
+            self.faults.push(((from + rng.u64(1..=span)).min(end), Fault::Store(StoreMood::Well)));
+        }
+        for _ in 0..rng.usize(0..3) {
+            self.faults.push((rng.u64(0..end), Fault::StoreLoses));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
     }
 
     fn draw_faults(&mut self, rng: &mut fastrand::Rng) {

@@ -7,14 +7,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use core::time::Duration;
-use storm_auth_core::machine::{Acquire, Action, OpId, Output, TokenRequest, WaiterId};
+use storm_auth_core::machine::{Acquire, Action, OpId, Output, StoreRequest, TokenRequest, WaiterId};
+use storm_auth_core::store::{StoreCommand, StoreFailure, StoreReply};
 use storm_auth_core::{Failure, FailureKind, Invalidated, Token};
 
 use super::clock::Clock;
 use super::judge::{Judge, Ruling};
 use super::process::{Alive, Caller, Engine, Process, Report as Input, credentials, key, secret, secret_text};
-use super::scenario::{Fault, MINUTE, SECOND, Scenario};
+use super::scenario::{Fault, MINUTE, SECOND, Scenario, StoreMood};
 use super::server::{Answer, Meaning, Mood, Server, Told, serial};
+use super::shelf::{Luck, Shelf};
 use super::{Options, Report, Story};
 use crate::emulator::{Limiter, LimiterKind, Verdict};
 
@@ -38,6 +40,8 @@ enum Happening {
     Serve(Request),
     Deliver { process: usize, life: u32, key: usize, op: OpId, news: News },
     Rejected { process: usize, life: u32, caller: usize, token: Token, serial: usize },
+    AtStore { process: usize, life: u32, back: u64, luck: Luck, request: Rc<StoreRequest> },
+    FromStore { process: usize, life: u32, op: OpId, result: Rc<Result<StoreReply, StoreFailure>> },
     Fault(Fault),
     TellSecret { process: usize, client: usize, secret: Option<u64> },
     Start { process: usize },
@@ -115,6 +119,7 @@ struct World<'a> {
     processes: Vec<Process>,
     limiter: Limiter,
     server: Server,
+    shelf: Option<Shelf>,
     /// When a key of a process last got a token, by process and key.
     last_token: Vec<Vec<u64>>,
     healed: bool,
@@ -167,6 +172,7 @@ impl<'a> World<'a> {
                 issued: Vec::new(),
                 rejecting_until: 0,
             },
+            shelf: scenario.store.map(Shelf::new),
             last_token: vec![vec![0; scenario.keys]; scenario.processes],
             healed: false,
             judged_at: 0,
@@ -268,7 +274,8 @@ impl<'a> World<'a> {
             | Happening::Call { process, life, .. }
             | Happening::Cancel { process, life, .. }
             | Happening::Deliver { process, life, .. }
-            | Happening::Rejected { process, life, .. } => Some((*process, Some(*life))),
+            | Happening::Rejected { process, life, .. }
+            | Happening::FromStore { process, life, .. } => Some((*process, Some(*life))),
             Happening::TellSecret { process, .. }
             | Happening::Start { process }
             | Happening::Fault(
@@ -304,6 +311,11 @@ impl<'a> World<'a> {
             Happening::Rejected { process, caller, token, serial, .. } => {
                 self.rejected(process, caller, &token, serial)
             }
+            Happening::AtStore { process, life, back, luck, request } => {
+                self.at_store(process, life, back, luck, &request);
+                Ok(())
+            }
+            Happening::FromStore { process, op, result, .. } => self.hear_of_store(process, op, &result),
             Happening::Fault(fault) => self.fault(fault),
             Happening::TellSecret { process, client, secret } => self.tell_secret(process, client, secret),
             Happening::Start { process } => self.start(process),
@@ -349,6 +361,8 @@ impl<'a> World<'a> {
             timer_number: 0,
             at_once: (0, 0),
             sends: 0,
+            errands: 0,
+            store_free_at: 0,
         });
         trace!(self, "p{process} starts");
         for caller in 0..count {
@@ -442,7 +456,17 @@ impl<'a> World<'a> {
         let Some(alive) = &mut self.processes[process].alive else { return Ok(()) };
         match output {
             Output::Event(event) => alive.judge.event(&event, now),
-            Output::Perform(Action::Store(_)) => Err("no store was announced".into()),
+            Output::Perform(Action::Store(request)) => {
+                let key = alive.keys.iter().position(|key| *key == request.key).ok_or("an operation for no key")?;
+                let published = alive.judge.ask_store(key, request.op, &request.store_op.command, now);
+                if let (StoreCommand::Publish { record, .. }, Some(published)) = (&request.store_op.command, published)
+                    && let Some(shelf) = &mut self.shelf
+                {
+                    shelf.published.insert(record.order, published);
+                }
+                self.go_to_store(process, request);
+                Ok(())
+            }
             Output::Perform(Action::Send(send)) => {
                 let key = alive.keys.iter().position(|key| *key == send.key).ok_or("a request for no key")?;
                 let secret = secret(send.request.body().as_bytes());
@@ -564,7 +588,13 @@ impl<'a> World<'a> {
     fn truly_alive(&self, process: usize, serial: usize) -> Ruling {
         let token = &self.server.issued[serial];
         let exact = self.scenario.drift == 0 && self.scenario.stale == 0;
-        let slept = self.scenario.faults.iter().any(|(_, fault)| matches!(fault, Fault::Suspend { .. }));
+        // A clock that was set lies about the age of another process's token.
+        let shared = self.shelf.is_some();
+        let slept = self.scenario.faults.iter().any(|(_, fault)| match fault {
+            Fault::Suspend { .. } => true,
+            Fault::StepWall { .. } => shared,
+            _ => false,
+        });
         match exact && !slept && token.honest && token.dies_at <= self.at {
             true => Err(format!("R20: p{process} hands out token {serial}, dead since {}", token.dies_at)),
             false => Ok(()),
@@ -653,6 +683,54 @@ impl<'a> World<'a> {
             return self.silence(&request);
         }
         self.after(out, Happening::Arrive(request));
+    }
+
+    // The store
+
+    /// A process performs its operations one after the other.
+    fn go_to_store(&mut self, process: usize, request: StoreRequest) {
+        let Some(rates) = self.scenario.store else { return };
+        let (at, calm, life) = (self.at, self.healed, self.processes[process].life);
+        let Some(alive) = &mut self.processes[process].alive else { return };
+        alive.errands += 1;
+        let (errands, begins) = (alive.errands, alive.store_free_at.max(at));
+        let mut rng = self.stream(6, (process as u64) << 32 | u64::from(life), errands);
+        let meets = |rng: &mut fastrand::Rng, rate: u32| rng.u32(0..1_000) < rate && !calm;
+        let (least, most) = rates.latency;
+        let (there, back) = (rng.u64(least..=most), rng.u64(least..=most));
+        let luck = Luck {
+            fails: meets(&mut rng, rates.fails),
+            hangs: meets(&mut rng, rates.hangs),
+            lags: meets(&mut rng, rates.lags),
+            lies: meets(&mut rng, rates.lies).then(|| rng.u8(0..9)),
+            draw: rng.u64(..),
+        };
+        let back = if luck.hangs { rng.u64(SECOND..3 * SECOND) } else { back };
+        if let Some(alive) = &mut self.processes[process].alive {
+            alive.store_free_at = begins + there + back;
+        }
+        self.put(begins + there, Happening::AtStore { process, life, back, luck, request: Rc::new(request) });
+    }
+
+    fn at_store(&mut self, process: usize, life: u32, back: u64, luck: Luck, request: &StoreRequest) {
+        let Some(shelf) = &mut self.shelf else { return };
+        let (result, in_time) = shelf.perform(&request.store_op, luck, self.at);
+        trace!(self, "the store does {:?} of p{process}: {result:?}", request.op);
+        let back = if in_time { back } else { back.max(3 * SECOND) };
+        self.after(back, Happening::FromStore { process, life, op: request.op, result: Rc::new(result) });
+    }
+
+    fn hear_of_store(&mut self, process: usize, op: OpId, result: &Result<StoreReply, StoreFailure>) -> Ruling {
+        trace!(self, "p{process} hears of {op:?} from the store");
+        let record = result.as_ref().ok().and_then(|reply| reply.record.as_ref());
+        let published =
+            record.zip(self.shelf.as_ref()).and_then(|(record, shelf)| shelf.published.get(&record.order).copied());
+        self.touch(process, |alive, now, _| {
+            alive.judge.deliver_store(op, result, published, now);
+            alive.engine.report_store(op, result.clone(), now);
+            alive.judge.elapse(now);
+            Ok(())
+        })
     }
 
     /// Nobody answers; the driver may say so when the patience is over.
@@ -827,6 +905,8 @@ impl<'a> World<'a> {
                     alive.judge.moved_clock(true);
                 }
             }
+            Fault::Store(mood) => self.shelf.iter_mut().for_each(|shelf| shelf.mood = mood),
+            Fault::StoreLoses => self.shelf.iter().for_each(Shelf::lose_everything),
             Fault::Warm { process, on } => {
                 self.processes[process].warm = on;
                 for key in 0..self.scenario.keys {
@@ -871,6 +951,7 @@ impl<'a> World<'a> {
         self.healed = true;
         self.server.mood = Mood::Well;
         self.server.rejecting_until = 0;
+        self.shelf.iter_mut().for_each(|shelf| shelf.mood = StoreMood::Well);
         let held_back = (self.processes.iter())
             .filter_map(|process| {
                 let alive = process.alive.as_ref()?;
@@ -901,6 +982,8 @@ impl<'a> World<'a> {
         };
         // A refused configuration is probed every 300 s, any other failure backs off for 120 s at the most.
         let bound = held_back + 300 * SECOND + turns + limiter + 120 * SECOND + 2 * self.scenario.pause;
+        // A lease may rest for 300 s, somebody who comes to no end is followed for 240 s, and a store is left alone for a minute.
+        let bound = bound + if self.shelf.is_some() { 3_600 * SECOND + 600 * SECOND } else { 0 };
         self.judged_at = self.at + bound + 4 * self.scenario.latency.1;
         self.put(self.judged_at, Happening::Judgement);
         self.end = self.judged_at + 20 * MINUTE;
