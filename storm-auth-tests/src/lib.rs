@@ -30,6 +30,7 @@
 pub mod emulator;
 pub mod memory_store;
 pub mod sim;
+pub mod store_conformance;
 
 /// The programs of README.md, compiled.
 #[cfg(doctest)]

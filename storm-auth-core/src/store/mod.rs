@@ -18,6 +18,7 @@ use core::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::machine::Key;
 use crate::time::Unix;
 
 pub(crate) use record::Vault;
@@ -84,6 +85,12 @@ pub struct StoreOp {
 }
 
 impl StoreOp {
+    /// An operation on a key's record and on the gate of its limiter group behind an address, as a machine makes it: for testing a
+    /// store.
+    pub fn for_key(key: &Key, egress: &str, command: StoreCommand) -> Self {
+        Vault::new(key, key.credentials().secret(), egress).op(command)
+    }
+
     /// A key of which only holders of the same client secret have a copy, another one for each record. For a store that encrypts
     /// what it keeps.
     pub fn sealing_key(&self) -> &SealingKey {

@@ -1,0 +1,175 @@
+//! A folder and the files in it, so that nobody else reads them, writes them, or puts something in their place.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use storm_auth_core::store::MAX_RECORD;
+
+/// The folder, open: whatever happens to its path, the files of one operation lie in one folder.
+#[cfg(unix)]
+#[derive(Debug)]
+pub(crate) struct Folder(rustix::fd::OwnedFd);
+
+#[cfg(unix)]
+impl Folder {
+    /// Opens it, and makes it where it is missing. It has to belong to this user, and nobody else may write to it.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        use rustix::fs::{Mode, OFlags};
+        use std::os::unix::fs::DirBuilderExt;
+
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => {
+                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+                rustix::fs::open(path, flags, Mode::empty())?
+            }
+            opened => opened?,
+        };
+        let stat = rustix::fs::fstat(&folder)?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(refused("the folder belongs to another user; name one of this user's own"));
+        }
+        if stat.st_mode & 0o022 != 0 {
+            return Err(refused("others may write to the folder; take that right from them (chmod 700)"));
+        }
+        Ok(Self(folder))
+    }
+
+    /// Opens a file for reading and writing; `None` where it is missing and not to be made.
+    pub(crate) fn file(&self, name: &str, make: bool) -> io::Result<Option<File>> {
+        use rustix::fs::OFlags;
+
+        let made = if make { OFlags::CREATE } else { OFlags::empty() };
+        // A pipe must not let anybody wait, and no link is followed.
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | made;
+        match self.open_file(name, flags) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !make => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    /// A file that was not there before.
+    fn new_file(&self, name: &str) -> io::Result<File> {
+        use rustix::fs::OFlags;
+
+        self.open_file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC)
+    }
+
+    fn open_file(&self, name: &str, flags: rustix::fs::OFlags) -> io::Result<File> {
+        use rustix::fs::{FileType, Mode};
+
+        let file = rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?;
+        let stat = rustix::fs::fstat(&file)?;
+        let plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1;
+        if !plain {
+            return Err(refused("something in the folder is no plain file, or has a second name; remove it"));
+        }
+        if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
+            return Err(refused("a file in the folder is not this user's alone; remove it"));
+        }
+        Ok(File::from(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.0, from, &self.0, to)?)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.0, name, rustix::fs::AtFlags::empty())?)
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let entries = rustix::fs::Dir::read_from(&self.0)?;
+        Ok(entries.filter_map(|entry| Some(entry.ok()?.file_name().to_str().ok()?.to_owned())).collect())
+    }
+}
+
+/// The folder, by its path: who may read and write there is what the system grants below a user's own folder.
+#[cfg(not(unix))]
+#[derive(Debug)]
+pub(crate) struct Folder(std::path::PathBuf);
+
+#[cfg(not(unix))]
+impl Folder {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(path)?;
+        Ok(Self(path.to_owned()))
+    }
+
+    pub(crate) fn file(&self, name: &str, make: bool) -> io::Result<Option<File>> {
+        let path = self.0.join(name);
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if !found.is_file() => {
+                return Err(refused("something in the folder is no plain file; remove it"));
+            }
+            _ => {}
+        }
+        match File::options().read(true).write(true).create(make).truncate(false).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !make => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    fn new_file(&self, name: &str) -> io::Result<File> {
+        File::options().write(true).create_new(true).open(self.0.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.0.join(from), self.0.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.0.join(name))
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let entries = std::fs::read_dir(&self.0)?;
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+    }
+}
+
+/// What a file that is not finished yet ends with.
+const UNFINISHED: &str = ".new";
+
+impl Folder {
+    /// What a file holds, up to the length of the longest record and one byte more; nothing where it is missing.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        match self.file(name, false)? {
+            Some(file) => read(&file),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Puts a whole file in the place of one: whoever reads finds the old one or the new one. To be called by one process at a
+    /// time; what others were killed over is cleared away.
+    pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        for left in self.names()?.into_iter().filter(|left| left.ends_with(UNFINISHED)) {
+            self.remove(&left)?;
+        }
+        let unfinished = format!("{name}{UNFINISHED}");
+        let written = self.new_file(&unfinished)?.write_all(bytes);
+        written.and_then(|()| self.rename(&unfinished, name)).inspect_err(|_| {
+            // The disk is full, perhaps; the old file is still there.
+            let _ = self.remove(&unfinished);
+        })
+    }
+}
+
+pub(crate) fn read(mut file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(MAX_RECORD as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Writes a few bytes over what an open file holds.
+pub(crate) fn overwrite(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)
+}
+
+fn refused(problem: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, problem)
+}

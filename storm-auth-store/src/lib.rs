@@ -1,0 +1,85 @@
+#![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+//! Stores through which processes share their tokens, for `storm-auth-reqwest`, `storm-auth-blocking`, and whoever drives
+//! `storm-auth-core` in a runtime of their own.
+//!
+//! The token endpoint's limit is per address, so past some twenty processes behind one address, and for programs that live for a
+//! second, the only way is to share: one process requests the token, all others find it in the store.
+//!
+//! | store | for | feature |
+//! |---|---|---|
+//! | [`FileStore`] | the processes of one user on one machine | |
+//! | `RedisStore` | many machines | `redis`; `redis-tls` for `rediss://` |
+//! | `Sealed` | either of them, encrypted | `sealed` |
+//!
+//! One line in the builder of either adapter shares:
+//!
+//! ```no_run
+//! use storm_auth_blocking::{Environment, Stage, StormClient, env};
+//! use storm_auth_store::FileStore;
+//!
+//! let storm = StormClient::builder()
+//!     .environment(Environment::norce("acme", "se", Stage::Playground))
+//!     .credentials(env::credentials()?)
+//!     .store(FileStore::for_user()?)
+//!     .build()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What they promise
+//!
+//! - One token request per lifetime goes out for all processes; two where the one that was asking died.
+//! - A store that is down, slow or wrong is done without: the process works alone, within its budget, says so once, and shares again
+//!   as soon as it can. What is read is checked, so a record that is torn, foreign or false is as if there were none.
+//! - A process that was killed while it held the lease costs the others nothing with files, and ten seconds with Redis.
+//! - A throttle that one process felt closes the gate of all that share the store and the address. Processes of one store that leave by
+//!   different addresses say so with the builder's `egress`.
+//!
+//! # What they show
+//!
+//! A record is found by a hash of the token URL, the client id, the scopes and the client secret, so that nobody who reads the store
+//! learns one of these from it. It holds the token, its scope and lifetime, and a tag that only holders of the client secret can make:
+//! nobody else can put a token in its place. Who can read the store can read the token, unless it is sealed: then only holders of the
+//! client secret can, and all that others see is when it was requested and when it ends.
+//!
+//! All of this rests on the client secret being one that cannot be guessed.
+
+mod file;
+mod folder;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "sealed")]
+mod sealed;
+
+use core::fmt;
+
+pub use file::FileStore;
+#[cfg(feature = "redis")]
+pub use redis::RedisStore;
+#[cfg(feature = "sealed")]
+pub use sealed::Sealed;
+
+/// A store that cannot be used as it was configured; the text says what to change.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreError(String);
+
+impl StoreError {
+    fn new(problem: String) -> Self {
+        Self(problem)
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "token store: {}", self.0)
+    }
+}
+
+/// The same text, since that is what a `main` that returns it shows.
+impl fmt::Debug for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for StoreError {}

@@ -1,0 +1,227 @@
+//! A store for many machines: Redis, or what speaks its protocol.
+
+use core::fmt;
+use core::time::Duration;
+use std::sync::{Mutex, PoisonError};
+
+use redis::{Client, Connection, ConnectionLike, IntoConnectionInfo, RedisError, Script, ScriptInvocation};
+use storm_auth_core::Unix;
+use storm_auth_core::store::{Lease, Record, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
+
+use crate::StoreError;
+
+/// How long a connection, and each answer, may take. The machine gives an operation up after a second.
+const PATIENCE: Duration = Duration::from_millis(800);
+
+/// One step on a record, its lease and its note, by the server's own clock. It answers the record, who has the lease, and how often
+/// requests have failed.
+const STEP: &str = r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local command, owner = ARGV[1], ARGV[2]
+local holder = redis.call('GET', KEYS[2])
+local rests, failures = string.match(redis.call('GET', KEYS[3]) or '', '^(%d+) (%d+)$')
+rests, failures = tonumber(rests or 0), failures or '0'
+if command == 'lease' then
+  if holder == owner or (not holder and rests <= now) then
+    redis.call('SET', KEYS[2], owner, 'PX', ARGV[3])
+    holder = owner
+  end
+elseif command == 'publish' then
+  local kept = redis.call('GETRANGE', KEYS[1], 0, 44)
+  local older = string.sub(kept, 1, 13) ~= 'storm-auth 1 ' or string.sub(kept, 14) < string.sub(ARGV[3], 14, 45)
+  local barred = owner ~= '' and holder and holder ~= owner
+  if older and not barred then
+    local left = math.max(1, math.min(ARGV[4] - now, 90000000))
+    redis.call('SET', KEYS[1], ARGV[3], 'PX', string.format('%.0f', left))
+    redis.call('DEL', KEYS[3])
+    rests, failures = 0, '0'
+  end
+  if owner ~= '' and holder == owner then
+    redis.call('DEL', KEYS[2])
+    holder = false
+  end
+elseif command == 'release' and holder == owner then
+  redis.call('DEL', KEYS[2])
+  holder = false
+  rests, failures = now + math.min(ARGV[3], 3600000), ARGV[4]
+  local note = string.format('%.0f ', rests) .. failures
+  redis.call('SET', KEYS[3], note, 'PX', string.format('%.0f', rests - now + 600000))
+end
+local lease = 'free'
+if holder then
+  lease = (command == 'lease' and holder == owner) and 'mine' or 'taken'
+elseif rests > now then
+  lease = string.format('%.0f', rests - now)
+end
+return { redis.call('GET', KEYS[1]), lease, failures }
+";
+
+/// Closes the gate, where an end is given, and answers until when it is closed.
+const GATE: &str = r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local closed = tonumber(redis.call('GET', KEYS[1]) or '0') or 0
+local wanted = math.min(tonumber(ARGV[1]), now + 3600000)
+if wanted > closed and wanted > now then
+  closed = wanted
+  redis.call('SET', KEYS[1], string.format('%.0f', closed), 'PX', string.format('%.0f', closed - now))
+end
+return string.format('%.0f', closed)
+";
+
+/// Shares tokens among the processes of many machines through Redis or Valkey, version 5 or newer: one server, alone or the primary of
+/// a replicated set, over TCP, TLS (feature `redis-tls`) or a Unix socket.
+///
+/// Every operation is a script that runs as one step, by the server's clock. One connection is kept, and made anew when it breaks. A
+/// server that loses its data, as a replica may that takes over, costs one token request. What lies there, below the prefix
+/// `storm-auth:`, is the record until its token expires, the lease for ten seconds, how it rests, and the gate. A user with access to
+/// `~storm-auth:*` and the commands `EVAL`, `EVALSHA`, `SCRIPT|LOAD`, `TIME`, `GET`, `GETRANGE`, `SET` and `DEL` is enough.
+///
+/// ```no_run
+/// use storm_auth_store::RedisStore;
+///
+/// let store = RedisStore::new("redis://:password@redis.internal:6379/0")?;
+/// # drop(store);
+/// # Ok::<(), storm_auth_store::StoreError>(())
+/// ```
+pub struct RedisStore {
+    client: Client,
+    /// Where it is, for people: without a password.
+    address: String,
+    prefix: String,
+    step: Script,
+    gate: Script,
+    connection: Mutex<Option<Connection>>,
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("address", &self.address)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RedisStore {
+    /// A store at this URL: `redis://[user][:password@]host[:port][/database]`, `rediss://…` over TLS, or `unix:///path`. Nothing
+    /// is connected yet, so a server that is down does not stop anything.
+    ///
+    /// # Errors
+    /// The URL is none of these; the error does not show it, since it may hold a password.
+    pub fn new(url: &str) -> Result<Self, StoreError> {
+        let wrong = || {
+            let forms =
+                if cfg!(feature = "redis-tls") { "redis://, rediss:// or unix://" } else { "redis:// or unix://" };
+            StoreError::new(format!(
+                "the Redis URL cannot be read; write it as {forms}, with %-escapes in the password"
+            ))
+        };
+        if url.starts_with("rediss:") && cfg!(not(feature = "redis-tls")) {
+            return Err(StoreError::new("a rediss:// URL needs the feature redis-tls; switch it on".to_owned()));
+        }
+        let info = url.into_connection_info().map_err(|_| wrong())?;
+        let address = info.addr().to_string();
+        #[cfg(feature = "redis-tls")]
+        choose_provider();
+        Ok(Self {
+            client: Client::open(info).map_err(|_| wrong())?,
+            address,
+            prefix: "storm-auth:".to_owned(),
+            step: Script::new(STEP),
+            gate: Script::new(GATE),
+            connection: Mutex::new(None),
+        })
+    }
+
+    /// What all keys begin with, in place of `storm-auth:`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Runs a script, on a new connection where the kept one has broken since: each of them may run twice.
+    fn run<T: redis::FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+        let mut kept = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut connection) = kept.take() {
+            match script.invoke(&mut connection) {
+                Ok(found) => {
+                    *kept = Some(connection);
+                    return Ok(found);
+                }
+                Err(error) if error.is_timeout() => return Err(error),
+                Err(error) if connection.is_open() => {
+                    *kept = Some(connection);
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
+        let mut connection = self.client.get_connection_with_timeout(PATIENCE)?;
+        connection.set_read_timeout(Some(PATIENCE))?;
+        connection.set_write_timeout(Some(PATIENCE))?;
+        let found = script.invoke(&mut connection)?;
+        *kept = Some(connection);
+        Ok(found)
+    }
+
+    fn try_perform(&self, op: &StoreOp) -> Result<StoreReply, RedisError> {
+        // In braces, so that a cluster keeps what belongs together in one place.
+        let key = |part: &str| format!("{}{{{}}}:{part}", self.prefix, op.record);
+        let mut step = self.step.key(key("token"));
+        step.key(key("lease")).key(key("note"));
+        let mut close = 0;
+        match &op.command {
+            StoreCommand::Read => step.arg("read").arg(""),
+            StoreCommand::CloseGate { until } => {
+                close = until.as_millis().min(MOST);
+                step.arg("read").arg("")
+            }
+            StoreCommand::Lease { owner, ttl } => step.arg("lease").arg(owner.to_string()).arg(millis(*ttl).max(1)),
+            StoreCommand::Publish { owner, record } => step
+                .arg("publish")
+                .arg(owner.map_or_else(String::new, |owner| owner.to_string()))
+                .arg(&record.to_bytes()[..])
+                .arg(record.expires_at.as_millis().min(MOST)),
+            StoreCommand::Release { owner, rest, failures } => {
+                step.arg("release").arg(owner.to_string()).arg(millis(*rest)).arg(*failures)
+            }
+        };
+        let (record, lease, failures): (Option<Vec<u8>>, String, String) = self.run(&step)?;
+        let mut gate = self.gate.key(format!("{}{{{}}}:gate", self.prefix, op.gate));
+        let gate: String = self.run(gate.arg(close))?;
+        Ok(StoreReply {
+            record: record.as_deref().and_then(Record::from_bytes),
+            gate: gate.parse().ok().filter(|until| *until > 0).map(Unix::from_millis),
+            lease: match lease.as_str() {
+                "free" => Lease::Free,
+                "mine" => Lease::Mine,
+                rest => rest.parse().map_or(Lease::Taken, |rest| Lease::Resting(Duration::from_millis(rest))),
+            },
+            failures: failures.parse().unwrap_or(u32::MAX),
+        })
+    }
+}
+
+impl TokenStore for RedisStore {
+    fn perform(&self, op: &StoreOp) -> Result<StoreReply, StoreFailure> {
+        self.try_perform(op).map_err(|error| StoreFailure::new(format!("Redis at {}: {error}", self.address)))
+    }
+}
+
+/// The most milliseconds that a script's floating-point numbers hold exactly.
+const MOST: u64 = 1 << 52;
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX).min(MOST)
+}
+
+/// rustls wants to know whose cryptography to use where more than one is linked, as beside reqwest and ureq. Who has chosen already
+/// is left alone.
+#[cfg(feature = "redis-tls")]
+fn choose_provider() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+}
