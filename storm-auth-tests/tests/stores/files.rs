@@ -1,11 +1,296 @@
-//! The file store.
+//! R67, R68, R70, R71: what a folder is worth when processes are killed in it and others meddle with it.
 
+#![allow(unsafe_code, reason = "fork, umask and a limit of the file size have no safe form")]
+
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use storm_auth_core::Unix;
+use storm_auth_core::store::{Lease, Owner, Record, StoreCommand, TokenStore};
 use storm_auth_store::FileStore;
-use storm_auth_tests::store_conformance;
+
+use crate::{Folder, Victim, lease, op, process, publish};
+
+/// The parts of other processes.
+pub(crate) fn play(part: &str, folder: &Path) {
+    match part {
+        // Writes one record after the other, until it is killed.
+        "writes" => {
+            let store = FileStore::new(folder).unwrap();
+            let first = store.perform(&op(StoreCommand::Read)).unwrap().record;
+            for sent in first.map_or(1, |record| record.order.sent.as_millis() + 1).. {
+                if store.perform(&lease(7, 10_000)).unwrap().lease == Lease::Mine {
+                    store.perform(&publish(Some(7), sent)).unwrap();
+                }
+            }
+        }
+        // Takes the lease, says so, and sleeps.
+        "holds" => {
+            let store = FileStore::new(folder).unwrap();
+            assert_eq!(store.perform(&lease(7, 30)).unwrap().lease, Lease::Mine);
+            say("held");
+            thread::sleep(Duration::from_secs(600));
+        }
+        "umask" => {
+            // SAFETY: this process has no other thread that makes files.
+            unsafe { libc::umask(0) };
+            let store = FileStore::new(folder).unwrap();
+            store.perform(&lease(7, 10_000)).unwrap();
+            store.perform(&publish(Some(7), 1)).unwrap();
+            store.perform(&op(StoreCommand::CloseGate { until: Unix::from_millis(u64::MAX) })).unwrap();
+        }
+        "full" => {
+            let limit = libc::rlimit { rlim_cur: 100, rlim_max: 100 };
+            // SAFETY: plain system calls; the limit makes a longer write fail instead of ending the process.
+            unsafe {
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                libc::setrlimit(libc::RLIMIT_FSIZE, &limit);
+            }
+            let store = FileStore::new(folder).unwrap();
+            let failure = store.perform(&publish(None, 2)).unwrap_err();
+            assert!(failure.detail.contains("File too large"), "{failure}");
+            let kept = store.perform(&op(StoreCommand::Read)).unwrap().record.unwrap();
+            assert_eq!(kept.order.sent, Unix::from_millis(1));
+        }
+        _ => unreachable!(),
+    }
+}
+
+fn say(word: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n{word}").unwrap();
+    out.flush().unwrap();
+}
+
+/// A process that plays a part until it is killed, and has said a word.
+fn started(part: &str, folder: &Folder, word: &str) -> Victim {
+    let mut victim = Victim(process(part, &folder.0).spawn().unwrap());
+    let said = BufReader::new(victim.0.stdout.take().unwrap());
+    assert!(said.lines().any(|line| line.unwrap() == word), "it says nothing");
+    victim
+}
+
+/// What lies in the folder, with its mode.
+fn modes(folder: &Path) -> Vec<(String, u32)> {
+    let mut modes: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let ending = entry.path().extension().unwrap().to_string_lossy().into_owned();
+            (ending, entry.metadata().unwrap().mode() & 0o7777)
+        })
+        .collect();
+    modes.sort_unstable();
+    modes
+}
 
 #[test]
-fn r71_r72_r74_r76_files_keep_to_the_protocol() {
-    let folder = std::env::temp_dir().join(format!("storm-auth-{}-conformance", std::process::id()));
-    store_conformance::check(|| Box::new(FileStore::new(&folder).unwrap()));
-    std::fs::remove_dir_all(folder).unwrap();
+fn r67_folder_and_files_are_this_users_alone_whatever_the_umask() {
+    let folder = Folder::new("umask");
+    assert!(process("umask", &folder.0).status().unwrap().success());
+    assert_eq!(fs::metadata(&folder.0).unwrap().mode() & 0o7777, 0o700);
+    let expected = ["gate", "lease", "lock", "token"].map(|ending| (ending.to_owned(), 0o600));
+    assert_eq!(modes(&folder.0), expected);
+}
+
+#[test]
+fn r67_a_folder_that_others_own_or_write_to_is_refused_with_what_to_change() {
+    let folder = Folder::new("others");
+    fs::create_dir(&folder.0).unwrap();
+    for (mode, sound) in [(0o700, true), (0o755, true), (0o720, false), (0o702, false), (0o777, false)] {
+        fs::set_permissions(&folder.0, Permissions::from_mode(mode)).unwrap();
+        match FileStore::new(&folder.0) {
+            Ok(_) => assert!(sound, "{mode:o}"),
+            Err(error) => assert!(!sound && error.to_string().contains("chmod 700"), "{mode:o}: {error}"),
+        }
+    }
+    fs::set_permissions(&folder.0, Permissions::from_mode(0o700)).unwrap();
+    // Changed behind a store's back: it is no longer used.
+    let store = folder.store();
+    fs::set_permissions(&folder.0, Permissions::from_mode(0o777)).unwrap();
+    assert!(store.perform(&op(StoreCommand::Read)).unwrap_err().detail.contains("chmod 700"));
+
+    fs::set_permissions(&folder.0, Permissions::from_mode(0o700)).unwrap();
+    let root = fs::metadata(&folder.0).unwrap().uid() == 0;
+    let others = if root { folder.0.clone() } else { "/usr".into() };
+    if root {
+        std::os::unix::fs::chown(&others, Some(12_345), None).unwrap();
+    }
+    let error = FileStore::new(&others).expect_err("it is another's").to_string();
+    assert!(error.contains("belongs to another user"), "{error}");
+}
+
+#[test]
+fn r67_a_path_that_is_no_folder_is_refused() {
+    let folder = Folder::new("nofolder");
+    fs::create_dir(&folder.0).unwrap();
+    let file = folder.0.join("file");
+    File::create(&file).unwrap();
+    assert!(FileStore::new(&file).is_err());
+    assert!(FileStore::new(file.join("below")).is_err());
+    // Nor is a link to one followed: whoever may set it could choose where tokens go.
+    let link = folder.0.join("link");
+    symlink(&folder.0, &link).unwrap();
+    assert!(FileStore::new(&link).is_err());
+}
+
+#[test]
+fn r68_no_link_pipe_or_folder_in_a_files_place_is_followed_or_written_over() {
+    for ending in ["token", "lease"] {
+        let folder = Folder::new(&format!("trap-{ending}"));
+        let store = folder.store();
+        let (trap, prey) = (folder.file(ending), folder.0.join("prey"));
+        let try_it = || {
+            let (leased, published) = (store.perform(&lease(1, 10_000)), store.perform(&publish(Some(1), 9)));
+            assert!(leased.is_err() || published.is_err(), "{ending}");
+            let read = store.perform(&op(StoreCommand::Read)).unwrap_err();
+            assert!(read.detail.contains("remove it") || read.detail.contains("symbolic link"), "{read}");
+        };
+        fs::write(&prey, "prey").unwrap();
+        fs::set_permissions(&prey, Permissions::from_mode(0o600)).unwrap();
+        symlink(&prey, &trap).unwrap();
+        try_it();
+        fs::remove_file(&trap).unwrap();
+        fs::hard_link(&prey, &trap).unwrap();
+        try_it();
+        fs::remove_file(&trap).unwrap();
+        fs::create_dir(&trap).unwrap();
+        assert!(store.perform(&op(StoreCommand::Read)).is_err());
+        fs::remove_dir(&trap).unwrap();
+        let name = std::ffi::CString::new(trap.to_str().unwrap()).unwrap();
+        // SAFETY: a path that ends with a zero.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        try_it();
+        assert_eq!(fs::read_to_string(&prey).unwrap(), "prey");
+        // Without the trap all is well, at once.
+        fs::remove_file(&trap).unwrap();
+        assert!(store.perform(&publish(None, 9)).unwrap().record.is_some());
+    }
+}
+
+#[test]
+fn r68_a_file_that_others_may_read_is_not_used() {
+    let folder = Folder::new("mode");
+    let store = folder.store();
+    store.perform(&publish(None, 1)).unwrap();
+    fs::set_permissions(folder.file("token"), Permissions::from_mode(0o644)).unwrap();
+    assert!(store.perform(&op(StoreCommand::Read)).unwrap_err().detail.contains("not this user's alone"));
+}
+
+#[test]
+fn r70_a_record_that_is_none_is_a_miss_and_is_written_over() {
+    let folder = Folder::new("corrupt");
+    let store = folder.store();
+    store.perform(&publish(None, 1)).unwrap();
+    let sound = fs::read(folder.file("token")).unwrap();
+    let mut foreign = sound.clone();
+    foreign[11] = b'2'; // the version
+    let oversized = [&sound[..], &vec![b'x'; 70_000]].concat();
+    let broken = [&b""[..], b"\0", b"storm-auth 1 ", &sound[..40], &sound[..62], &foreign, &oversized, &[0xFF; 100]];
+    for (number, bytes) in (2..).zip(broken) {
+        fs::write(folder.file("token"), bytes).unwrap();
+        assert!(store.perform(&op(StoreCommand::Read)).unwrap().record.is_none(), "{number}");
+        assert!(store.perform(&publish(None, number)).unwrap().record.is_some(), "{number}");
+    }
+    // What the lease's file says may be nonsense as well.
+    store.perform(&lease(1, 10_000)).unwrap();
+    store.perform(&op(StoreCommand::Release { owner: Owner(1), rest: Duration::ZERO, failures: 0 })).unwrap();
+    for bytes in [&b""[..], b"1 x", b"1 ffff 1 2", &[0xFF; 50], &[b'1'; 100_000]] {
+        fs::write(folder.file("lease"), bytes).unwrap();
+        assert_eq!(store.perform(&lease(1, 10_000)).unwrap().lease, Lease::Mine);
+        let release = StoreCommand::Release { owner: Owner(1), rest: Duration::ZERO, failures: 0 };
+        assert_eq!(store.perform(&op(release)).unwrap().lease, Lease::Free);
+    }
+}
+
+#[test]
+fn r70_r71_a_writer_that_is_killed_at_any_moment_leaves_a_record_and_no_lock() {
+    let folder = Folder::new("killed");
+    let store = folder.store();
+    store.perform(&publish(None, 0)).unwrap();
+    let mut newest = 0;
+    for round in 0..40_u64 {
+        let mut writer = Victim(process("writes", &folder.0).spawn().unwrap());
+        // Until it writes, and then a little, another time in each round.
+        let since = Instant::now();
+        while sent(&store) == newest {
+            assert!(since.elapsed() < Duration::from_secs(60), "it never writes");
+        }
+        let moment = Instant::now();
+        while moment.elapsed() < Duration::from_micros(round * 37 % 900) {}
+        writer.0.kill().unwrap();
+        writer.0.wait().unwrap();
+        let found = sent(&store);
+        assert!(found > newest, "round {round}: {found} after {newest}");
+        newest = found;
+        assert_eq!(
+            store.perform(&lease(1, 10_000)).unwrap().lease,
+            Lease::Mine,
+            "round {round}: the lease is free at once"
+        );
+        newest += 1;
+        assert_eq!(store.perform(&publish(Some(1), newest)).unwrap().record.unwrap().order.sent.as_millis(), newest);
+    }
+    assert!(modes(&folder.0).iter().all(|(ending, _)| ending != "new"), "nothing unfinished is left");
+}
+
+fn sent(store: &FileStore) -> u64 {
+    let record: Option<Record> = store.perform(&op(StoreCommand::Read)).unwrap().record;
+    record.expect("the old record or the new one").order.sent.as_millis()
+}
+
+#[test]
+fn r70_a_full_disk_leaves_the_old_record() {
+    let folder = Folder::new("full");
+    folder.store().perform(&publish(None, 1)).unwrap();
+    assert!(process("full", &folder.0).status().unwrap().success());
+    assert!(modes(&folder.0).iter().all(|(ending, _)| ending != "new"), "nothing unfinished is left");
+}
+
+#[test]
+fn r71_a_holder_that_is_killed_frees_its_lease_at_once_and_one_that_is_stopped_lapses() {
+    let folder = Folder::new("stopped");
+    let store = folder.store();
+    let mut holder = started("holds", &folder, "held");
+    // Its lease is for 30 ms and never renewed; its lock cannot be taken from it all the same.
+    let since = Instant::now();
+    while store.perform(&lease(1, 10_000)).unwrap().lease != Lease::Lapsed {
+        assert!(since.elapsed() < Duration::from_secs(30));
+    }
+    assert_eq!(store.perform(&op(StoreCommand::Read)).unwrap().lease, Lease::Lapsed);
+    // Who goes on alone is not kept from publishing.
+    assert!(store.perform(&publish(None, 5)).unwrap().record.is_some());
+    holder.0.kill().unwrap();
+    holder.0.wait().unwrap();
+    assert_eq!(store.perform(&op(StoreCommand::Read)).unwrap().lease, Lease::Free);
+    assert_eq!(store.perform(&lease(1, 10_000)).unwrap().lease, Lease::Mine);
+}
+
+#[test]
+fn r71_a_writer_that_is_stopped_in_its_moment_is_waited_for_and_then_left() {
+    let folder = Folder::new("writer");
+    let store = folder.store();
+    store.perform(&publish(None, 1)).unwrap();
+    let stopped = File::options().write(true).open(folder.0.join("write.lock")).unwrap();
+    stopped.lock().unwrap();
+    let failure = store.perform(&lease(1, 10_000)).unwrap_err();
+    assert!(failure.detail.contains("look for one that was stopped"), "{failure}");
+    // Reading needs no lock.
+    assert!(store.perform(&op(StoreCommand::Read)).unwrap().record.is_some());
+    stopped.unlock().unwrap();
+    assert_eq!(store.perform(&lease(1, 10_000)).unwrap().lease, Lease::Mine);
+}
+
+#[test]
+fn r75_a_folder_that_was_removed_is_made_again() {
+    let folder = Folder::new("removed");
+    let store = folder.store();
+    store.perform(&publish(None, 1)).unwrap();
+    fs::remove_dir_all(&folder.0).unwrap();
+    assert!(store.perform(&op(StoreCommand::Read)).unwrap().record.is_none());
+    assert!(store.perform(&publish(None, 2)).unwrap().record.is_some());
 }

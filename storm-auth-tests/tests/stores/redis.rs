@@ -8,10 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use storm_auth_core::store::{Lease, Order, Owner, Record, StoreCommand, StoreOp, TokenStore};
-use storm_auth_core::{Credentials, HttpHosts, Key, Scope, TokenUrl, Unix, scope};
+use storm_auth_core::Unix;
+use storm_auth_core::store::{Lease, Owner, StoreCommand, TokenStore};
 use storm_auth_store::RedisStore;
 use storm_auth_tests::store_conformance;
+
+use crate::{lease, op, publish};
 
 /// A server of this test's own, which ends with it.
 struct Server {
@@ -96,23 +98,6 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn op(command: StoreCommand) -> StoreOp {
-    let url = TokenUrl::parse("https://identity.storm.io/1.0/connect/token", &HttpHosts::default()).unwrap();
-    let key = Key::new(url, Credentials::new("shop", "S3cret").unwrap(), Scope::new(scope::LAB).unwrap());
-    StoreOp::for_key(&key, "", command)
-}
-
-fn lease(owner: u128, ttl: u64) -> StoreOp {
-    op(StoreCommand::Lease { owner: Owner(owner), ttl: Duration::from_millis(ttl) })
-}
-
-fn publish(owner: Option<u128>, sent: u64) -> StoreOp {
-    let order = Order { sent: Unix::from_millis(sent), id: 1 };
-    let expires_at = Unix::from(std::time::SystemTime::now()) + Duration::from_secs(600);
-    let record = Record { order, expires_at, body: b"opaque".to_vec().into() };
-    op(StoreCommand::Publish { owner: owner.map(Owner), record })
 }
 
 #[test]
