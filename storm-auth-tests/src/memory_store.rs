@@ -26,14 +26,14 @@ const HOUR: Duration = Duration::from_secs(3_600);
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore(Arc<Mutex<Kept>>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Kept {
     now: Unix,
     keys: BTreeMap<RecordName, KeptKey>,
     gates: BTreeMap<GateName, Unix>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct KeptKey {
     record: Option<Record>,
     lease: Option<(Owner, Unix)>,
@@ -60,6 +60,11 @@ impl MemoryStore {
     /// The record under a name, whatever its age.
     pub fn record(&self, name: RecordName) -> Option<Record> {
         self.with(|kept| kept.keys.get(&name)?.record.clone())
+    }
+
+    /// Another store that has what this one has now, and goes its own way from here.
+    pub fn copy(&self) -> Self {
+        self.with(|kept| Self(Arc::new(Mutex::new(kept.clone()))))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Kept) -> T) -> T {

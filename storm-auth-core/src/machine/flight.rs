@@ -44,7 +44,7 @@ const REMOVED_KEPT: usize = 256;
 const PLACES_COUNTED: usize = 64;
 
 /// One key: its token, its flight, and who waits for it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Slot {
     pub(super) key: Key,
     pub(super) held: Option<Held>,
@@ -109,7 +109,7 @@ pub(super) fn skew(lifetime: Duration) -> Duration {
 }
 
 /// What a slot is doing. Every state but `Idle` has a deadline.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Flight {
     Idle,
     /// The store is asked for the key's record.

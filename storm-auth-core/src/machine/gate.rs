@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use crate::time::{Moment, Mono, Now};
 
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Gate {
     until: Option<Moment>,
     /// When it opens by the monotonic clock, as far as the clocks could tell when they were read last: a suspend or a wall clock

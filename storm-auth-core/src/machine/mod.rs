@@ -170,7 +170,10 @@ pub struct Peek {
 }
 
 /// The machine of one limiter group. The [module docs](self) say how to drive it.
-#[derive(Debug)]
+///
+/// A clone is another machine in the same state, as for a search through what may happen; two that go on with the same requests would
+/// both be told of one answer.
+#[derive(Clone, Debug)]
 pub struct Machine {
     policy: Policy,
     rng: fastrand::Rng,

@@ -11,7 +11,7 @@ use crate::error::Cause;
 use crate::machine::{KeyId, backoff};
 use crate::time::{Moment, Now};
 
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Outage {
     /// The keys that have failed again since the endpoint answered last: when, and why.
     failing: BTreeMap<KeyId, (Now, Cause)>,
@@ -20,7 +20,7 @@ pub(super) struct Outage {
     hold: Option<Hold>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Hold {
     until: Moment,
     by: KeyId,

@@ -415,7 +415,7 @@ impl fmt::Display for Reason {
 }
 
 /// Outputs in their order. Events are the only kind whose number no caller bounds, so they have a cap.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Outputs {
     queue: VecDeque<Output>,
     events: usize,

@@ -38,7 +38,7 @@ const LONGEST_REST: Duration = Duration::from_secs(300);
 const SPREAD: f64 = 0.9;
 
 /// The store behind this machine, as far as it is known.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sharing {
     owner: Owner,
     /// Failures in a row.
@@ -50,7 +50,7 @@ pub(super) struct Sharing {
 }
 
 /// The lease of a request that is under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tenure {
     vault: Vault,
     pub(super) renew_at: Mono,

@@ -24,7 +24,7 @@ pub(super) enum Timer {
     Waiter(WaiterId),
 }
 
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Timers(BTreeSet<(Mono, Timer)>);
 
 impl Timers {

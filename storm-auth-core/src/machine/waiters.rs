@@ -15,7 +15,7 @@ pub(super) struct Waiter {
     pub(super) deadline: Mono,
 }
 
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Waiters {
     next: u64,
     waiting: BTreeMap<WaiterId, Waiter>,
