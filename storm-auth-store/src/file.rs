@@ -5,7 +5,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, TryLockError as TryMutexError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,7 +17,7 @@ use storm_auth_core::store::{
 use crate::StoreError;
 use crate::folder::{self, Folder};
 
-/// The longest rest and the longest closure of a gate: a clock that was set makes none of them endless.
+/// The longest rest, the longest closure of a gate, and the most that a record may be from the future to count as one.
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// How long a process waits for another one that is just writing. A writer needs microseconds; one that was stopped is left.
@@ -58,6 +58,7 @@ pub struct FileStore {
 struct Held {
     owner: Owner,
     file: File,
+    until: Unix,
     /// The process that locked it: a forked child has a copy of the descriptor, and not the lease.
     process: u32,
 }
@@ -65,10 +66,23 @@ struct Held {
 /// What a lease's file says.
 #[derive(Clone, Copy, Default, Debug)]
 struct Note {
-    /// Who renewed it last, and until when that is good.
-    holder: Option<(Owner, Unix)>,
-    rests_until: Unix,
+    /// Who holds the lease.
+    holder: Option<Owner>,
+    /// When it was renewed, or released.
+    at: Unix,
+    /// Until when the holder keeps it unless it renews it, or nobody may have it.
+    until: Unix,
     failures: u32,
+}
+
+/// A lock that ends with this. Closing it would do, were there not forked children with copies of the descriptor.
+#[derive(Debug)]
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
 }
 
 impl FileStore {
@@ -78,10 +92,11 @@ impl FileStore {
     /// The folder cannot be made or used, belongs to another user, or others may write to it; the error says what to change.
     pub fn new(folder: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let folder = folder.into();
-        match Folder::open(&folder) {
-            Ok(_) => Ok(Self { folder, held: Mutex::default() }),
-            Err(error) => Err(StoreError::new(format!("{}: {error}", folder.display()))),
-        }
+        let wrong = |error| StoreError::new(format!("{}: {error}", folder.display()));
+        // A process that goes to another place still means this one.
+        let whole = std::path::absolute(&folder).map_err(wrong)?;
+        Folder::open(&whole).map_err(wrong)?;
+        Ok(Self { folder: whole, held: Mutex::default() })
     }
 
     /// A store in the folder that the system sets aside for such things of this user: `storm-auth` in `$XDG_RUNTIME_DIR`, in
@@ -100,12 +115,8 @@ impl FileStore {
         } else {
             variable("XDG_RUNTIME_DIR").or_else(|| variable("XDG_STATE_HOME")).or_else(|| home(".local/state"))
         };
-        let folder = folder.ok_or_else(|| {
-            StoreError::new(
-                "no folder of this user's own is known; set HOME or XDG_STATE_HOME, or name a folder".to_owned(),
-            )
-        })?;
-        Self::new(folder.join("storm-auth"))
+        let unknown = "no folder of this user's own is known; set HOME or XDG_STATE_HOME, or name a folder";
+        Self::new(folder.ok_or_else(|| StoreError::new(unknown.to_owned()))?.join("storm-auth"))
     }
 
     /// Where it is.
@@ -113,46 +124,67 @@ impl FileStore {
         &self.folder
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<RecordName, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The leases of this process, for an operation at `now`.
+    fn held(&self, now: Unix) -> io::Result<MutexGuard<'_, BTreeMap<RecordName, Held>>> {
+        let since = Instant::now();
+        let mut held = loop {
+            match self.held.try_lock() {
+                Ok(held) => break held,
+                Err(TryMutexError::Poisoned(held)) => break held.into_inner(),
+                // A thread of this process, or one of its parent's that a forked child does not have.
+                Err(TryMutexError::WouldBlock) if since.elapsed() < LONGEST_WAIT => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Err(TryMutexError::WouldBlock) => {
+                    let problem = "another thread of this process has used the store for half a second";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+                }
+            }
+        };
+        // A child's copies are closed and not unlocked, since the lock is its parent's; what was not renewed in time is given up.
+        held.retain(|_, held| held.process == process::id() && (held.until > now || held.file.unlock().is_err()));
+        Ok(held)
     }
 
     fn try_perform(&self, op: &StoreOp, now: Unix) -> io::Result<StoreReply> {
         let folder = Folder::open(&self.folder)?;
-        let names = Names::of(op);
-        let mut held = self.held();
-        // A child's copies are closed and not unlocked: the lock is its parent's.
-        held.retain(|_, held| held.process == process::id());
+        let mut held = self.held(now)?;
+        let mut desk = Desk {
+            token: format!("{}.token", op.record),
+            lease: format!("{}.lease", op.record),
+            gate: format!("{}.gate", op.gate),
+            name: op.record,
+            folder: &folder,
+            held: &mut held,
+            now,
+        };
         let _writing = match op.command {
             StoreCommand::Read => None,
             _ => Some(write_lock(&folder)?),
         };
-        let lease = match &op.command {
-            StoreCommand::Read => None,
-            StoreCommand::Lease { owner, ttl } => Some(take(&folder, &names, op.record, &mut held, *owner, *ttl, now)?),
-            StoreCommand::Publish { owner, record } => {
-                publish(&folder, &names, op.record, &mut held, *owner, record, now)?;
-                None
-            }
+        let mut lease = None;
+        match &op.command {
+            StoreCommand::Read => {}
+            StoreCommand::Lease { owner, ttl } => lease = Some(desk.take(*owner, *ttl)?),
+            StoreCommand::Publish { owner, record } => desk.publish(*owner, record)?,
             StoreCommand::Release { owner, rest, failures } => {
-                let note = Note { holder: None, rests_until: now + (*rest).min(HOUR), failures: *failures };
-                give_back(op.record, &mut held, *owner, note)?;
-                None
+                let until = now + (*rest).min(HOUR);
+                desk.give_back(*owner, Note { holder: None, at: now, until, failures: *failures })?;
             }
             StoreCommand::CloseGate { until } => {
                 let until = (*until).min(now + HOUR);
-                if read_gate(&folder, &names, now)?.is_none_or(|before| before < until) {
-                    folder.replace(&names.gate, format!("{}\n", until.as_millis()).as_bytes())?;
+                if desk.gate()?.is_none_or(|before| before < until) {
+                    let text = format!("1 {} {}\n", now.as_millis(), until.as_millis());
+                    folder.replace(&desk.gate, text.as_bytes())?;
                 }
-                None
             }
-        };
+        }
         let (lease, note) = match lease {
             Some(lease) => lease,
-            None => look(&folder, &names, held.get(&op.record), now)?,
+            None => desk.look()?,
         };
-        let record = Record::from_bytes(&folder.read(&names.token)?);
-        Ok(StoreReply { record, gate: read_gate(&folder, &names, now)?, lease, failures: note.failures })
+        let record = Record::from_bytes(&folder.read(&desk.token)?);
+        Ok(StoreReply { record, gate: desk.gate()?, lease, failures: note.failures })
     }
 }
 
@@ -163,125 +195,132 @@ impl TokenStore for FileStore {
     }
 }
 
-struct Names {
+/// One operation on one key.
+struct Desk<'a> {
     token: String,
     lease: String,
     gate: String,
-}
-
-impl Names {
-    fn of(op: &StoreOp) -> Self {
-        Self {
-            token: format!("{}.token", op.record),
-            lease: format!("{}.lease", op.record),
-            gate: format!("{}.gate", op.gate),
-        }
-    }
-}
-
-/// Takes or renews the lease; returns who has it then.
-fn take(
-    folder: &Folder,
-    names: &Names,
-    record: RecordName,
-    held: &mut BTreeMap<RecordName, Held>,
-    owner: Owner,
-    ttl: Duration,
-    now: Unix,
-) -> io::Result<(Lease, Note)> {
-    let own = held.get_mut(&record);
-    let file = match own {
-        // Of another machine in this process: it lapses as any other does, but here it can be taken over.
-        Some(other) if other.owner != owner => match Note::read(&other.file)? {
-            note @ Note { holder: Some((_, until)), .. } if until > now => return Ok((Lease::Taken, note)),
-            _ => {
-                other.owner = owner;
-                &other.file
-            }
-        },
-        Some(own) => &own.file,
-        None => {
-            let file = folder.file(&names.lease, true)?.expect("it is made where it is missing");
-            if !try_lock(&file)? {
-                let note = Note::read(&file)?;
-                return Ok((note.of_another(now), note));
-            }
-            let note = Note::read(&file)?;
-            if note.rests(now) > Duration::ZERO {
-                return Ok((Lease::Resting(note.rests(now)), note)); // closing it unlocks it
-            }
-            &held.entry(record).or_insert(Held { owner, file, process: process::id() }).file
-        }
-    };
-    let note = Note { holder: Some((owner, now + ttl)), rests_until: Unix::default(), ..Note::read(file)? };
-    folder::overwrite(file, note.to_text().as_bytes())?;
-    Ok((Lease::Mine, note))
-}
-
-fn publish(
-    folder: &Folder,
-    names: &Names,
     name: RecordName,
-    held: &mut BTreeMap<RecordName, Held>,
-    owner: Option<Owner>,
-    record: &Record,
+    folder: &'a Folder,
+    held: &'a mut BTreeMap<RecordName, Held>,
     now: Unix,
-) -> io::Result<()> {
-    let own = |held: &BTreeMap<RecordName, Held>| held.get(&name).is_some_and(|held| Some(held.owner) == owner);
-    let (lease, _) = look(folder, names, held.get(&name), now)?;
-    let barred = owner.is_some() && !own(held) && lease == Lease::Taken;
-    let kept = Record::from_bytes(&folder.read(&names.token)?);
-    if !barred && kept.is_none_or(|kept| kept.order < record.order) {
-        folder.replace(&names.token, &record.to_bytes())?;
-    }
-    if let Some(owner) = owner.filter(|_| own(held)) {
-        give_back(name, held, owner, Note::default())?;
-    } else if !barred
-        && !held.contains_key(&name)
-        && let Some(file) = folder.file(&names.lease, false)?
-        && try_lock(&file)?
-    {
-        folder::overwrite(&file, Note::default().to_text().as_bytes())?;
-    }
-    Ok(())
 }
 
-/// Ends a lease of this process's own.
-fn give_back(name: RecordName, held: &mut BTreeMap<RecordName, Held>, owner: Owner, note: Note) -> io::Result<()> {
-    if held.get(&name).is_none_or(|held| held.owner != owner) {
-        return Ok(());
+impl Desk<'_> {
+    /// Takes or renews the lease; returns who has it then.
+    fn take(&mut self, owner: Owner, ttl: Duration) -> io::Result<(Lease, Note)> {
+        let (now, until) = (self.now, self.now + ttl);
+        let renewed = |file: &File| {
+            let note = Note { holder: Some(owner), at: now, until, ..Note::read(file)? };
+            folder::overwrite(file, note.to_text().as_bytes())?;
+            Ok((Lease::Mine, note))
+        };
+        match self.held.get_mut(&self.name) {
+            Some(held) if held.owner == owner => {
+                held.until = until;
+                return renewed(&held.file);
+            }
+            // Another machine in this process.
+            Some(held) => return Ok((Lease::Taken, Note::read(&held.file)?)),
+            None => {}
+        }
+        let file = self.folder.file(&self.lease)?;
+        if !try_lock(&file)? {
+            let note = Note::read(&file)?;
+            return Ok((note.of_another(now), note));
+        }
+        let note = Note::read(&file)?;
+        let written = match note.rests(now) {
+            Some(rest) => Ok((Lease::Resting(rest), note)),
+            None => renewed(&file),
+        };
+        match written {
+            Ok((Lease::Mine, _)) => {
+                self.held.insert(self.name, Held { owner, file, until, process: process::id() });
+            }
+            // The disk is full, perhaps: nobody has it.
+            _ => drop(Locked(file)),
+        }
+        written
     }
-    let Some(Held { file, .. }) = held.remove(&name) else { return Ok(()) };
-    let noted = folder::overwrite(&file, note.to_text().as_bytes());
-    // Not only by closing it: a forked child may have a copy of the descriptor.
-    file.unlock()?;
-    noted
+
+    fn publish(&mut self, owner: Option<Owner>, record: &Record) -> io::Result<()> {
+        let own = self.held.get(&self.name).is_some_and(|held| Some(held.owner) == owner);
+        let (lease, note) = self.look()?;
+        let barred = owner.is_some() && !own && lease == Lease::Taken;
+        // One that has ended, or is from a future that no clock's fault explains, is in nobody's way.
+        let counts = |kept: &Record| kept.expires_at > self.now && kept.order.sent <= self.now + HOUR;
+        let kept = Record::from_bytes(&self.folder.read(&self.token)?).filter(counts);
+        let written = match barred || kept.is_some_and(|kept| kept.order >= record.order) {
+            true => Ok(false),
+            false => self.folder.replace(&self.token, &record.to_bytes()).map(|()| true),
+        };
+        let note = match written {
+            Ok(true) => Note::default(),
+            _ => Note { holder: None, at: self.now, until: self.now, failures: note.failures },
+        };
+        if own && let Some(owner) = owner {
+            // The lease ends whatever came of it.
+            self.give_back(owner, note)?;
+        } else if matches!(written, Ok(true)) && !self.held.contains_key(&self.name) {
+            let file = self.folder.file(&self.lease)?;
+            if try_lock(&file)? {
+                let locked = Locked(file);
+                folder::overwrite(&locked.0, note.to_text().as_bytes())?;
+            }
+        }
+        written.map(drop)
+    }
+
+    /// Ends a lease of this process's own.
+    fn give_back(&mut self, owner: Owner, note: Note) -> io::Result<()> {
+        if self.held.get(&self.name).is_none_or(|held| held.owner != owner) {
+            return Ok(());
+        }
+        let Some(Held { file, .. }) = self.held.remove(&self.name) else { return Ok(()) };
+        let locked = Locked(file);
+        folder::overwrite(&locked.0, note.to_text().as_bytes())
+    }
+
+    /// Who has the lease, as it is.
+    fn look(&self) -> io::Result<(Lease, Note)> {
+        if let Some(held) = self.held.get(&self.name) {
+            return Ok((Lease::Taken, Note::read(&held.file)?));
+        }
+        let Some(file) = self.folder.existing(&self.lease)? else { return Ok((Lease::Free, Note::default())) };
+        let note = Note::read(&file)?;
+        let lease = match (note.holder, note.rests(self.now)) {
+            (None, Some(rest)) => Lease::Resting(rest),
+            (None, None) => Lease::Free,
+            // It may have been killed. A shared lock, so that those who look are not in each other's way.
+            (Some(_), _) => match file.try_lock_shared() {
+                Ok(()) => {
+                    drop(Locked(file));
+                    Lease::Free
+                }
+                Err(TryLockError::WouldBlock) => note.of_another(self.now),
+                Err(TryLockError::Error(error)) => return Err(error),
+            },
+        };
+        Ok((lease, note))
+    }
+
+    fn gate(&self) -> io::Result<Option<Unix>> {
+        let bytes = self.folder.read(&self.gate)?;
+        let found = core::str::from_utf8(&bytes).ok().and_then(|text| {
+            let (at, until) = text.strip_suffix('\n')?.strip_prefix("1 ")?.split_once(' ')?;
+            Some((at.parse().ok()?, until.parse().ok()?))
+        });
+        Ok(found.and_then(|(at, until)| {
+            let left = left(Unix::from_millis(at), Unix::from_millis(until), self.now)?;
+            Some(self.now + left)
+        }))
+    }
 }
 
-/// Who has the lease, as it is.
-fn look(folder: &Folder, names: &Names, own: Option<&Held>, now: Unix) -> io::Result<(Lease, Note)> {
-    if let Some(own) = own {
-        return Ok((Lease::Taken, Note::read(&own.file)?));
-    }
-    let Some(file) = folder.file(&names.lease, false)? else { return Ok((Lease::Free, Note::default())) };
-    let note = Note::read(&file)?;
-    let lease = match note.holder {
-        None if note.rests(now) > Duration::ZERO => Lease::Resting(note.rests(now)),
-        None => Lease::Free,
-        // It may have been killed. A shared lock, so that those who look are not in each other's way.
-        Some(_) => match file.try_lock_shared() {
-            Ok(()) => Lease::Free,
-            Err(TryLockError::WouldBlock) => note.of_another(now),
-            Err(TryLockError::Error(error)) => return Err(error),
-        },
-    };
-    Ok((lease, note))
-}
-
-fn read_gate(folder: &Folder, names: &Names, now: Unix) -> io::Result<Option<Unix>> {
-    let bytes = folder.read(&names.gate)?;
-    let until = core::str::from_utf8(&bytes).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok());
-    Ok(until.map(Unix::from_millis).filter(|until| *until > now).map(|until| until.min(now + HOUR)))
+/// What is left of a span that was noted at a time; nothing where the clock was set back behind that.
+fn left(at: Unix, until: Unix, now: Unix) -> Option<Duration> {
+    (at <= now && now < until).then(|| until.since(now).min(HOUR))
 }
 
 /// Whether the lease could be locked. Somebody who only looks holds it for microseconds.
@@ -297,12 +336,12 @@ fn try_lock(file: &File) -> io::Result<bool> {
     Ok(false)
 }
 
-fn write_lock(folder: &Folder) -> io::Result<File> {
-    let file = folder.file("write.lock", true)?.expect("it is made where it is missing");
+fn write_lock(folder: &Folder) -> io::Result<Locked> {
+    let file = folder.file("write.lock")?;
     let since = Instant::now();
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => return Ok(Locked(file)),
             Err(TryLockError::WouldBlock) if since.elapsed() < LONGEST_WAIT => thread::sleep(Duration::from_millis(1)),
             Err(TryLockError::WouldBlock) => {
                 let problem = "another process has held write.lock for half a second; look for one that was stopped";
@@ -321,31 +360,30 @@ impl Note {
     }
 
     fn to_text(self) -> String {
-        let (owner, until) = self.holder.map_or((0, 0), |(owner, until)| (owner.0, until.as_millis()));
-        format!("1 {owner:032x} {until} {} {}\n", self.rests_until.as_millis(), self.failures)
+        let holder = self.holder.map_or_else(|| "-".to_owned(), |owner| owner.to_string());
+        format!("1 {holder} {} {} {}\n", self.at.as_millis(), self.until.as_millis(), self.failures)
     }
 
     fn parse(text: &str) -> Option<Self> {
         let mut fields = text.strip_suffix('\n')?.strip_prefix("1 ")?.split(' ');
-        let owner = u128::from_str_radix(fields.next()?, 16).ok()?;
+        let holder = match fields.next()? {
+            "-" => None,
+            owner => Some(Owner(u128::from_str_radix(owner, 16).ok()?)),
+        };
         let mut number = || fields.next()?.parse().ok();
-        let (until, rests_until, failures) = (number()?, number()?, number()?);
-        Some(Self {
-            holder: (until > 0).then(|| (Owner(owner), Unix::from_millis(until))),
-            rests_until: Unix::from_millis(rests_until),
-            failures: u32::try_from(failures).ok()?,
-        })
+        let (at, until, failures) = (Unix::from_millis(number()?), Unix::from_millis(number()?), number()?);
+        Some(Self { holder, at, until, failures: u32::try_from(failures).ok()? })
     }
 
-    fn rests(self, now: Unix) -> Duration {
-        self.rests_until.since(now).min(HOUR)
+    /// How long the lease rests, if it does.
+    fn rests(self, now: Unix) -> Option<Duration> {
+        left(self.at, self.until, now).filter(|_| self.holder.is_none())
     }
 
     /// What the lease is like for whoever does not hold it, while it is locked.
     fn of_another(self, now: Unix) -> Lease {
-        match self.holder {
-            Some((_, until)) if until <= now => Lease::Lapsed,
-            _ => Lease::Taken,
-        }
+        // Its holder may not have said anything yet.
+        let renewed = self.holder.is_none() || left(self.at, self.until, now).is_some();
+        if renewed { Lease::Taken } else { Lease::Lapsed }
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use storm_auth_core::store::MAX_RECORD;
+use zeroize::Zeroizing;
 
 /// The folder, open: whatever happens to its path, the files of one operation lie in one folder.
 #[cfg(unix)]
@@ -36,29 +37,31 @@ impl Folder {
         Ok(Self(folder))
     }
 
-    /// Opens a file for reading and writing; `None` where it is missing and not to be made.
-    pub(crate) fn file(&self, name: &str, make: bool) -> io::Result<Option<File>> {
-        use rustix::fs::OFlags;
-
-        let made = if make { OFlags::CREATE } else { OFlags::empty() };
-        // A pipe must not let anybody wait, and no link is followed.
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | made;
-        match self.open_file(name, flags) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !make => Ok(None),
+    /// Opens a file for reading; `None` where it is missing.
+    pub(crate) fn existing(&self, name: &str) -> io::Result<Option<File>> {
+        match self.open_file(name, rustix::fs::OFlags::RDONLY) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             opened => opened.map(Some),
         }
+    }
+
+    /// Opens a file for reading and writing, and makes it where it is missing.
+    pub(crate) fn file(&self, name: &str) -> io::Result<File> {
+        self.open_file(name, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CREATE)
     }
 
     /// A file that was not there before.
     fn new_file(&self, name: &str) -> io::Result<File> {
         use rustix::fs::OFlags;
 
-        self.open_file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC)
+        self.open_file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
     }
 
     fn open_file(&self, name: &str, flags: rustix::fs::OFlags) -> io::Result<File> {
-        use rustix::fs::{FileType, Mode};
+        use rustix::fs::{FileType, Mode, OFlags};
 
+        // A pipe must not let anybody wait, and no link is followed.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?;
         let stat = rustix::fs::fstat(&file)?;
         // None at all, if another one has taken its place since.
@@ -98,17 +101,22 @@ impl Folder {
         Ok(Self(path.to_owned()))
     }
 
-    pub(crate) fn file(&self, name: &str, make: bool) -> io::Result<Option<File>> {
+    pub(crate) fn existing(&self, name: &str) -> io::Result<Option<File>> {
+        match File::open(self.plain(name)?) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    pub(crate) fn file(&self, name: &str) -> io::Result<File> {
+        File::options().read(true).write(true).create(true).truncate(false).open(self.plain(name)?)
+    }
+
+    fn plain(&self, name: &str) -> io::Result<std::path::PathBuf> {
         let path = self.0.join(name);
         match std::fs::symlink_metadata(&path) {
-            Ok(found) if !found.is_file() => {
-                return Err(refused("something in the folder is no plain file; remove it"));
-            }
-            _ => {}
-        }
-        match File::options().read(true).write(true).create(make).truncate(false).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !make => Ok(None),
-            opened => opened.map(Some),
+            Ok(found) if !found.is_file() => Err(refused("something in the folder is no plain file; remove it")),
+            _ => Ok(path),
         }
     }
 
@@ -135,10 +143,10 @@ const UNFINISHED: &str = ".new";
 
 impl Folder {
     /// What a file holds, up to the length of the longest record and one byte more; nothing where it is missing.
-    pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        match self.file(name, false)? {
+    pub(crate) fn read(&self, name: &str) -> io::Result<Zeroizing<Vec<u8>>> {
+        match self.existing(name)? {
             Some(file) => read(&file),
-            None => Ok(Vec::new()),
+            None => Ok(Zeroizing::default()),
         }
     }
 
@@ -146,7 +154,8 @@ impl Folder {
     /// time; what others were killed over is cleared away.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         for left in self.names()?.into_iter().filter(|left| left.ends_with(UNFINISHED)) {
-            self.remove(&left)?;
+            // What cannot be removed is in nobody's way, unless it has this file's name.
+            let _ = self.remove(&left);
         }
         let unfinished = format!("{name}{UNFINISHED}");
         let written = self.new_file(&unfinished)?.write_all(bytes);
@@ -157,10 +166,12 @@ impl Folder {
     }
 }
 
-pub(crate) fn read(mut file: &File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+pub(crate) fn read(mut file: &File) -> io::Result<Zeroizing<Vec<u8>>> {
+    // With room for all of it, so that no copy is left where it was outgrown.
+    let length = file.metadata()?.len().min(MAX_RECORD as u64 + 1);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 64));
     file.seek(SeekFrom::Start(0))?;
-    file.take(MAX_RECORD as u64 + 1).read_to_end(&mut bytes)?;
+    file.take(length).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

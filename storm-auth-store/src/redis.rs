@@ -4,9 +4,10 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::{Mutex, PoisonError};
 
-use redis::{Client, Connection, ConnectionLike, IntoConnectionInfo, RedisError, Script, ScriptInvocation};
+use redis::{Client, Connection, IntoConnectionInfo, RedisError, Script, ScriptInvocation};
 use storm_auth_core::Unix;
 use storm_auth_core::store::{Lease, Record, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
+use zeroize::Zeroizing;
 
 use crate::StoreError;
 
@@ -29,7 +30,9 @@ if command == 'lease' then
   end
 elseif command == 'publish' then
   local kept = redis.call('GETRANGE', KEYS[1], 0, 44)
-  local older = string.sub(kept, 1, 13) ~= 'storm-auth 1 ' or string.sub(kept, 14) < string.sub(ARGV[3], 14, 45)
+  local sent = string.sub(kept, 1, 13) == 'storm-auth 1 ' and tonumber(string.sub(kept, 14, 29), 16)
+  local counts = sent and sent <= now + 3600000
+  local older = not counts or string.sub(kept, 14) < string.sub(ARGV[3], 14, 45)
   local barred = owner ~= '' and holder and holder ~= owner
   if older and not barred then
     local left = math.max(1, math.min(ARGV[4] - now, 90000000))
@@ -123,8 +126,10 @@ impl RedisStore {
         }
         let info = url.into_connection_info().map_err(|_| wrong())?;
         let address = info.addr().to_string();
-        #[cfg(feature = "redis-tls")]
-        choose_provider();
+        if let redis::ConnectionAddr::TcpTls { insecure: true, .. } = info.addr() {
+            let unchecked = "the Redis URL asks for TLS without checking the server; leave #insecure out";
+            return Err(StoreError::new(unchecked.to_owned()));
+        }
         Ok(Self {
             client: Client::open(info).map_err(|_| wrong())?,
             address,
@@ -151,12 +156,13 @@ impl RedisStore {
                     return Ok(found);
                 }
                 Err(error) if error.is_timeout() => return Err(error),
-                Err(error) if connection.is_open() => {
-                    *kept = Some(connection);
-                    return Err(error);
-                }
+                // Broken, or to a server that is no longer the one to write to.
                 Err(_) => {}
             }
+        }
+        #[cfg(feature = "redis-tls")]
+        if matches!(self.client.get_connection_info().addr(), redis::ConnectionAddr::TcpTls { .. }) {
+            choose_provider();
         }
         let mut connection = self.client.get_connection_with_timeout(PATIENCE)?;
         connection.set_read_timeout(Some(PATIENCE))?;
@@ -192,7 +198,7 @@ impl RedisStore {
         let mut gate = self.gate.key(format!("{}{{{}}}:gate", self.prefix, op.gate));
         let gate: String = self.run(gate.arg(close))?;
         Ok(StoreReply {
-            record: record.as_deref().and_then(Record::from_bytes),
+            record: record.map(Zeroizing::new).and_then(|bytes| Record::from_bytes(&bytes)),
             gate: gate.parse().ok().filter(|until| *until > 0).map(Unix::from_millis),
             lease: match lease.as_str() {
                 "free" => Lease::Free,
@@ -217,8 +223,8 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX).min(MOST)
 }
 
-/// rustls wants to know whose cryptography to use where more than one is linked, as beside reqwest and ureq. Who has chosen already
-/// is left alone.
+/// rustls wants to know whose cryptography to use where more than one is linked, as beside reqwest and ureq, and redis cannot be told
+/// for itself. A process that has chosen already is left alone; one that wants another choice makes it before its first call.
 #[cfg(feature = "redis-tls")]
 fn choose_provider() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {

@@ -95,7 +95,8 @@ impl Kept {
                 }
             }
             StoreCommand::Publish { owner, record } => {
-                let older = key.record.as_ref().is_none_or(|kept| kept.order < record.order);
+                let counts = |kept: &&Record| kept.order.sent <= now + HOUR;
+                let older = key.record.as_ref().filter(counts).is_none_or(|kept| kept.order < record.order);
                 let barred = owner.is_some() && key.lease.is_some_and(|(holder, _)| Some(holder) != *owner);
                 if older && !barred {
                     key.record = Some(record.clone());

@@ -37,7 +37,8 @@ pub use record::{GateName, MAX_RECORD, Order, Record, RecordName};
 /// | [`Release`](StoreCommand::Release) | ends the owner's lease, if it still holds it, and lets it rest |
 /// | [`CloseGate`](StoreCommand::CloseGate) | closes the gate until then, unless it is closed longer |
 ///
-/// Every command answers with what is there *afterwards*: see [`StoreReply`].
+/// Every command answers with what is there *afterwards*: see [`StoreReply`]. A record whose request was sent more than an hour from now
+/// is in nobody's way, or one process with a wrong clock would keep all others from publishing.
 ///
 /// ```
 /// use storm_auth_core::store::{StoreFailure, StoreOp, StoreReply, TokenStore};

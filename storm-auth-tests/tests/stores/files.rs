@@ -43,6 +43,34 @@ pub(crate) fn play(part: &str, folder: &Path) {
             store.perform(&publish(Some(7), 1)).unwrap();
             store.perform(&op(StoreCommand::CloseGate { until: Unix::from_millis(u64::MAX) })).unwrap();
         }
+        "forks" => {
+            let (store, other) = (FileStore::new(folder).unwrap(), FileStore::new(folder).unwrap());
+            assert_eq!(store.perform(&lease(7, 10_000)).unwrap().lease, Lease::Mine);
+            // SAFETY: the other threads of this process wait, and the child uses nothing of theirs.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                let seen = store.perform(&op(StoreCommand::Read)).map(|reply| reply.lease);
+                let asked = store.perform(&lease(8, 10_000)).map(|reply| reply.lease);
+                let right = seen == Ok(Lease::Taken) && asked == Ok(Lease::Taken);
+                // SAFETY: it ends here, and lives on with its copies of the descriptors for as long as its parent looks.
+                unsafe {
+                    if right {
+                        libc::raise(libc::SIGSTOP);
+                    }
+                    libc::_exit(1);
+                }
+            }
+            let mut status = 0;
+            // SAFETY: plain system calls on a child of this process's own.
+            let stopped =
+                unsafe { libc::waitpid(child, &raw mut status, libc::WUNTRACED) } == child && libc::WIFSTOPPED(status);
+            assert!(stopped, "the child found the lease other than taken");
+            assert_eq!(other.perform(&lease(9, 10_000)).unwrap().lease, Lease::Taken);
+            store.perform(&publish(Some(7), 1)).unwrap();
+            assert_eq!(other.perform(&lease(9, 10_000)).unwrap().lease, Lease::Mine, "a stopped child holds no lock");
+            // SAFETY: as above.
+            unsafe { libc::kill(child, libc::SIGKILL) };
+        }
         "full" => {
             let limit = libc::rlimit { rlim_cur: 100, rlim_max: 100 };
             // SAFETY: plain system calls; the limit makes a longer write fail instead of ending the process.
@@ -55,6 +83,12 @@ pub(crate) fn play(part: &str, folder: &Path) {
             assert!(failure.detail.contains("File too large"), "{failure}");
             let kept = store.perform(&op(StoreCommand::Read)).unwrap().record.unwrap();
             assert_eq!(kept.order.sent, Unix::from_millis(1));
+            // Not even a note can be written: then nobody has the lease.
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: as above.
+            unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &none) };
+            assert!(store.perform(&lease(7, 10_000)).is_err());
+            assert_eq!(store.perform(&op(StoreCommand::Read)).unwrap().lease, Lease::Free);
         }
         _ => unreachable!(),
     }
@@ -248,6 +282,7 @@ fn r70_a_full_disk_leaves_the_old_record() {
     let folder = Folder::new("full");
     folder.store().perform(&publish(None, 1)).unwrap();
     assert!(process("full", &folder.0).status().unwrap().success());
+    assert_eq!(folder.store().perform(&lease(1, 10_000)).unwrap().lease, Lease::Mine);
     assert!(modes(&folder.0).iter().all(|(ending, _)| ending != "new"), "nothing unfinished is left");
 }
 
@@ -293,4 +328,59 @@ fn r75_a_folder_that_was_removed_is_made_again() {
     fs::remove_dir_all(&folder.0).unwrap();
     assert!(store.perform(&op(StoreCommand::Read)).unwrap().record.is_none());
     assert!(store.perform(&publish(None, 2)).unwrap().record.is_some());
+}
+
+#[test]
+fn r71_r76_what_was_noted_before_the_clock_was_set_back_holds_nobody_up() {
+    let folder = Folder::new("clock");
+    let store = folder.store();
+    store.perform(&lease(1, 10_000)).unwrap();
+    store.perform(&op(StoreCommand::Release { owner: Owner(1), rest: Duration::from_secs(60), failures: 3 })).unwrap();
+    store.perform(&op(StoreCommand::CloseGate { until: Unix::from_millis(u64::MAX) })).unwrap();
+    let reply = store.perform(&op(StoreCommand::Read)).unwrap();
+    assert!(reply.gate.is_some() && matches!(reply.lease, Lease::Resting(_)));
+    // As if it were yesterday now: everything was noted tomorrow.
+    let tomorrow = Unix::from(std::time::SystemTime::now()).as_millis() + 86_400_000;
+    fs::write(folder.file("lease"), format!("1 - {tomorrow} {} 3\n", tomorrow + 60_000)).unwrap();
+    let gate = folder.0.join(format!("{}.gate", op(StoreCommand::Read).gate));
+    fs::write(gate, format!("1 {tomorrow} {}\n", tomorrow + 60_000)).unwrap();
+    let reply = store.perform(&op(StoreCommand::Read)).unwrap();
+    assert_eq!((reply.gate, reply.lease, reply.failures), (None, Lease::Free, 3));
+}
+
+#[test]
+fn r74_r75_a_record_that_has_ended_or_is_from_a_far_future_keeps_nobody_from_publishing() {
+    let folder = Folder::new("poisoned");
+    let store = folder.store();
+    let poison = |sent: u64, lives: u64| {
+        let now = Unix::from(std::time::SystemTime::now()).as_millis();
+        let order = storm_auth_core::store::Order { sent: Unix::from_millis(now + sent), id: u64::MAX };
+        let expires_at = Unix::from_millis(now + lives);
+        let record = Record { order, expires_at, body: b"poison".to_vec().into() };
+        fs::write(folder.file("token"), &record.to_bytes()[..]).unwrap();
+    };
+    store.perform(&publish(None, 1)).unwrap();
+    for (sent, lives, barred) in [(3_000_000, 9_000_000, true), (4_000_000, 9_000_000, false), (0, 0, false)] {
+        poison(sent, lives);
+        let record = store.perform(&publish(None, 2)).unwrap().record.unwrap();
+        assert_eq!(record.body[..] == *b"poison", barred, "{sent} {lives}");
+    }
+}
+
+#[test]
+fn r71_a_lease_that_its_machine_has_forgotten_lapses_in_its_own_process_too() {
+    let folder = Folder::new("forgotten");
+    let (store, other) = (folder.store(), folder.store());
+    assert_eq!(store.perform(&lease(1, 20)).unwrap().lease, Lease::Mine);
+    let since = Instant::now();
+    while store.perform(&op(StoreCommand::Read)).unwrap().lease != Lease::Free {
+        assert!(since.elapsed() < Duration::from_secs(30), "it is held for ever");
+    }
+    assert_eq!(other.perform(&lease(2, 10_000)).unwrap().lease, Lease::Mine);
+}
+
+#[test]
+fn r54_r71_a_forked_child_neither_holds_nor_frees_its_parents_lease() {
+    let folder = Folder::new("forked");
+    assert!(process("forks", &folder.0).status().unwrap().success());
 }

@@ -89,7 +89,7 @@ fn a_part_for_the_other_tests() {
     let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
     match part.as_str() {
         #[cfg(unix)]
-        "writes" | "holds" | "umask" | "full" => files::play(&part, &folder),
+        "writes" | "holds" | "umask" | "full" | "forks" => files::play(&part, &folder),
         _ => jobs::play(&part, &folder),
     }
 }
