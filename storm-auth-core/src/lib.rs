@@ -13,7 +13,8 @@
 //! 2. Call [`acquire`](Machine::acquire) when a token is wanted: it is ready, or it is waited for, or it cannot be had.
 //! 3. Drain [`poll_output`](Machine::poll_output): perform each action, hand each result to its waiter, log the events.
 //! 4. Report what came of an action with [`handle_response`](Machine::handle_response) or
-//!    [`handle_failure`](Machine::handle_failure); go to 3.
+//!    [`handle_failure`](Machine::handle_failure), and with [`handle_store`](Machine::handle_store) where a [store] was announced
+//!    with [`share`](Machine::share); go to 3.
 //! 5. Sleep until [`poll_timeout`](Machine::poll_timeout) at the longest, call
 //!    [`handle_timeout`](Machine::handle_timeout), and go to 3.
 //!
@@ -57,7 +58,8 @@
 //!
 //! # How it decides
 //!
-//! Each key is in one of four states. Whether it holds a token is independent of that: a call that finds a valid one never waits.
+//! Each key is in one of four states, or of seven where processes share a [store]. Whether it holds a token is independent of that: a
+//! call that finds a valid one never waits.
 //!
 //! ```text
 //!             a call finds no token,              gate open, budget left,
@@ -77,6 +79,17 @@
 //!       └────────────────────────────────────┘
 //!  other       its time is over, and a call
 //!  credentials wants a token: to Queued
+//! ```
+//!
+//! With a store, a key that wants a token first reads its record. It takes another process's token from there, and is done; or it
+//! queues, and takes the lease before its request goes out; or it follows whoever has the lease, and reads again. What comes of a request
+//! is published, and a failure lets the lease rest for as long as the key backs off. Where the store fails, the key goes on alone.
+//!
+//! ```text
+//!  Idle ──▶ Reading ──▶ Queued ──▶ Leasing ──▶ Requesting ──▶ Idle, and the token is published
+//!              │  │                 │  ▲
+//!              │  └── taken ──▶ Following ──▶ Reading again
+//!              └── a token of another process: Idle
 //! ```
 //!
 //! # What it keeps to

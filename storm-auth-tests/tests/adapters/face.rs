@@ -13,6 +13,7 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use storm_auth_core::driver::PerProcess;
+use storm_auth_core::store::TokenStore;
 use storm_auth_core::{
     AcquireError, Counters, Credentials, Event, Invalidated, KeyStatus, Scope, Settings, Status, Token, TokenId,
 };
@@ -85,6 +86,9 @@ pub(crate) struct Setup<A: Adapter> {
     pub(crate) clock: Option<A::Clock>,
     pub(crate) events: Option<Events>,
     pub(crate) share: Option<A::Tokens>,
+    pub(crate) store: Option<Arc<dyn TokenStore>>,
+    /// What tells processes apart.
+    pub(crate) seed: u64,
     pub(crate) token_client: TokenClient,
     /// An API client of the caller's, with its own settings, in place of the adapter's.
     pub(crate) own_api_client: bool,
@@ -130,6 +134,9 @@ impl<A: Adapter> Setup<A> {
             clock: None,
             events: None,
             share: None,
+            store: None,
+            // No test rests on a draw.
+            seed: 7,
             token_client: TokenClient::Default,
             own_api_client: false,
         }
@@ -152,6 +159,12 @@ impl<A: Adapter> Setup<A> {
 
     pub(crate) fn share(mut self, tokens: &A::Tokens) -> Self {
         self.share = Some(tokens.clone());
+        self
+    }
+
+    pub(crate) fn store(mut self, store: &Arc<impl TokenStore + 'static>, seed: u64) -> Self {
+        let store: Arc<dyn TokenStore> = store.clone();
+        (self.store, self.seed) = (Some(store), seed);
         self
     }
 
@@ -369,8 +382,10 @@ macro_rules! same_words {
         }
 
         fn builder(setup: Setup<Self>) -> Self::Builder {
-            // No test rests on a draw.
-            let mut builder = Self::Builder::from(setup.settings).seed(7);
+            let mut builder = Self::Builder::from(setup.settings).seed(setup.seed);
+            if let Some(store) = setup.store {
+                builder = builder.store(store);
+            }
             if let Some(clock) = setup.clock {
                 builder = builder.clock(clock);
             }

@@ -34,5 +34,6 @@ mod futures;
 mod origins;
 mod peers;
 mod rejections;
+mod sharing;
 mod trouble;
 mod wire;
