@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 pub mod emulator;
+pub mod fleet;
 pub mod memory_store;
 pub mod sim;
 pub mod store_conformance;

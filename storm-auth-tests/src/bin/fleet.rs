@@ -1,0 +1,294 @@
+//! How many processes live behind one address: simulates a fleet in virtual time, and prints what came of it.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use lexopt::prelude::*;
+use storm_auth_tests::emulator::Limiter;
+use storm_auth_tests::fleet::{self, Figures, Outage, OutageKind, PEERS, Plan, Policy, Run};
+
+const HELP: &str = "\
+Simulates processes that each hold a token of their own behind one address, in virtual time.
+
+Usage: fleet [options]
+
+  --processes <n>       how many (default: 28)
+  --ttl <span>          lifetime of the tokens (default: 600)
+  --hours <n>           how long it is measured (default: 24)
+  --warmup-hours <n>    how long it goes on before that (default: 2)
+  --cold                measure from the start on, when all processes ask at once
+  --seed <n>            the first seed (default: 1)
+  --seeds <n>           how many (default: 5)
+  --policy <names>      how processes decide: storm, a peer, several with commas between them, or all (default: storm)
+  --limiter <kind>      what stands before the token endpoint, as in the emulator: nginx, nginx-delay, nginx-503, nginx-date,
+                        apim, aspnet, lump, none (default: nginx)
+  --outage <every>:<length>[:<kind>]
+                        the endpoint fails so often for so long, at random times. Kinds: status (502 behind the limiter,
+                        the default), refused (no connection), silent (no answer)
+  --restart-every <span>
+                        each process restarts once in each such span, at a random time
+  --how-many            find the most processes for which nobody is without a token
+  --promises            run the promises of this library, say which are kept, and fail if one is not
+  --json                print one JSON object: the first policy's figures, the others' in \"beside\"
+  --svg <file>          draw token requests and the share of processes with a token, one row for each policy
+  -h, --help            print this
+
+A span is a number of seconds, or a number with s, m or h. Peers:
+";
+
+/// What is done with the plan.
+enum Task {
+    Measure,
+    HowMany,
+    Promises,
+}
+
+struct Order {
+    task: Task,
+    plan: Plan,
+    policies: Vec<Policy>,
+    seed: u64,
+    seeds: u64,
+    json: bool,
+    svg: Option<std::path::PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let order = match arguments(lexopt::Parser::from_env()) {
+        Ok(Some(order)) => order,
+        Ok(None) => {
+            let peers: String = PEERS.iter().map(|peer| format!("  {:<11} {}\n", peer.name, peer.about)).collect();
+            return done(print(&format!("{HELP}{peers}")).map(|()| true));
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "fleet: {error}; --help tells what there is");
+            return ExitCode::from(2);
+        }
+    };
+    done(match order.task {
+        Task::Measure => measure(&order),
+        Task::HowMany => how_many(&order),
+        Task::Promises => promises(&order),
+    })
+}
+
+fn done(outcome: io::Result<bool>) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "fleet: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What the command line asks for, or `None` for the help.
+fn arguments(mut parser: lexopt::Parser) -> Result<Option<Order>, lexopt::Error> {
+    let mut order = Order {
+        task: Task::Measure,
+        plan: Plan::new(28, Duration::from_secs(600)),
+        policies: vec![Policy::default()],
+        seed: 1,
+        seeds: 5,
+        json: false,
+        svg: None,
+    };
+    let mut cold = false;
+    let plan = &mut order.plan;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("processes") => plan.processes = parser.value()?.parse_with(|text| number(text, 1, 100_000))? as usize,
+            Long("ttl") => plan.lifetime = parser.value()?.parse_with(|text| span(text, 10, 86_400))?,
+            Long("hours") => plan.hours = parser.value()?.parse_with(|text| hours(text, 0.01))?,
+            Long("warmup-hours") => plan.warmup = parser.value()?.parse_with(|text| hours(text, 0.0))?,
+            Long("cold") => cold = true,
+            Long("seed") => order.seed = parser.value()?.parse()?,
+            Long("seeds") => order.seeds = parser.value()?.parse_with(|text| number(text, 1, 10_000))?,
+            Long("policy") => order.policies = parser.value()?.parse_with(policies)?,
+            Long("limiter") => {
+                plan.limiter = parser.value()?.parse_with(|kind| {
+                    Limiter::named(kind).ok_or_else(|| format!("one of {}", Limiter::NAMES.join(", ")))
+                })?;
+            }
+            Long("outage") => plan.outage = Some(parser.value()?.parse_with(outage)?),
+            Long("restart-every") => {
+                plan.restart_every = Some(parser.value()?.parse_with(|text| span(text, 60, 100 * 86_400))?);
+            }
+            Long("how-many") => order.task = Task::HowMany,
+            Long("promises") => order.task = Task::Promises,
+            Long("json") => order.json = true,
+            Long("svg") => order.svg = Some(parser.value()?.into()),
+            Short('h') | Long("help") => return Ok(None),
+            other => return Err(other.unexpected()),
+        }
+    }
+    if cold {
+        order.plan.warmup = Duration::ZERO;
+    }
+    Ok(Some(order))
+}
+
+fn number(text: &str, least: u64, most: u64) -> Result<u64, String> {
+    let wanted = || format!("a whole number from {least} to {most}");
+    text.parse().ok().filter(|number| (least..=most).contains(number)).ok_or_else(wanted)
+}
+
+fn hours(text: &str, least: f64) -> Result<Duration, String> {
+    let hours = text.parse::<f64>().ok().filter(|hours| (least..=10_000.0).contains(hours));
+    let wanted = || format!("a number of hours from {least} to 10000");
+    hours.map(|hours| Duration::from_secs_f64(hours * 3_600.0)).ok_or_else(wanted)
+}
+
+/// A span between so many seconds.
+fn span(text: &str, least: u64, most: u64) -> Result<Duration, String> {
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b's') => (&text[..text.len() - 1], 1),
+        Some(b'm') => (&text[..text.len() - 1], 60),
+        Some(b'h') => (&text[..text.len() - 1], 3_600),
+        _ => (text, 1),
+    };
+    let seconds = digits.parse().ok().and_then(|number: u64| number.checked_mul(unit));
+    seconds
+        .filter(|seconds| (least..=most).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("a span from {least} s to {most} s, like 600, 90s, 10m or 1h"))
+}
+
+fn policies(names: &str) -> Result<Vec<Policy>, String> {
+    let known = || ["storm"].into_iter().chain(PEERS.iter().map(|peer| peer.name));
+    let names = if names == "all" { known().collect() } else { names.split(',').collect::<Vec<_>>() };
+    let policy = |name| {
+        Policy::named(name).ok_or_else(|| format!("one or more of {}, or all", known().collect::<Vec<_>>().join(",")))
+    };
+    names.into_iter().map(policy).collect()
+}
+
+fn outage(text: &str) -> Result<Outage, String> {
+    let kinds = || OutageKind::NAMES.map(|(name, _)| name).join(", ");
+    let mut parts = text.split(':');
+    let (every, length, kind) = (parts.next().unwrap_or_default(), parts.next(), parts.next().unwrap_or("status"));
+    let (Some(length), None) = (length, parts.next()) else {
+        return Err("how often, how long and perhaps how, like 1h:120s or 1h:120s:silent".to_owned());
+    };
+    let every = span(every, 1, 100 * 86_400)?;
+    let length = span(length, 1, every.as_secs())?;
+    let kind = OutageKind::NAMES.iter().find(|(name, _)| *name == kind).map(|(_, kind)| *kind);
+    Ok(Outage { every, length, kind: kind.ok_or_else(|| format!("a kind of outage: {}", kinds()))? })
+}
+
+/// A line on a terminal that says how far it has come.
+struct Progress {
+    of: u64,
+    done: AtomicU64,
+}
+
+impl Progress {
+    fn new(of: u64) -> Self {
+        Self { of, done: AtomicU64::new(0) }
+    }
+
+    fn step(&self) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        self.say(&format!("{done} of {} runs", self.of));
+    }
+
+    fn say(&self, text: &str) {
+        if io::stderr().is_terminal() {
+            let _ = write!(io::stderr(), "\r\x1b[K{text}");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if io::stderr().is_terminal() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+fn measure(order: &Order) -> io::Result<bool> {
+    let progress = Progress::new(order.seeds * order.policies.len() as u64);
+    let plans: Vec<Plan> =
+        order.policies.iter().map(|policy| Plan { policy: policy.clone(), ..order.plan.clone() }).collect();
+    let runs: Vec<Run> =
+        plans.iter().map(|plan| fleet::run_all(plan, order.seed, order.seeds, || progress.step())).collect();
+    drop(progress);
+    if let Some(path) = &order.svg {
+        let rows: Vec<_> = plans.iter().zip(&runs).collect();
+        std::fs::write(path, fleet::svg(&rows))?;
+    }
+    match order.json {
+        false => {
+            let rows: Vec<(&Plan, &Figures)> = plans.iter().zip(runs.iter().map(|run| &run.figures)).collect();
+            print(&fleet::table(&rows))?;
+        }
+        true => {
+            let mut objects = plans.iter().zip(&runs).map(|(plan, run)| fleet::object(plan, &run.figures));
+            let mut first = objects.next().unwrap_or_default();
+            if plans.len() > 1 {
+                first["beside"] = objects.collect();
+            }
+            print(&format!("{first:#}\n"))?;
+        }
+    }
+    Ok(true)
+}
+
+fn how_many(order: &Order) -> io::Result<bool> {
+    let mut found = Vec::new();
+    for policy in &order.policies {
+        let plan = Plan { policy: policy.clone(), ..order.plan.clone() };
+        let progress = Progress::new(0);
+        let most = fleet::how_many(&plan, order.seed, order.seeds, |tried| progress.say(&format!("{tried} processes")));
+        found.push((policy.name(), most));
+    }
+    let line = |(name, most): &(&str, Option<usize>)| match most {
+        Some(most) => format!("{name:<11} {most}\n"),
+        None => format!("{name:<11} any number: nothing limits them\n"),
+    };
+    match order.json {
+        false => print(&found.iter().map(line).collect::<String>())?,
+        true => {
+            let object: serde_json::Map<String, serde_json::Value> =
+                found.iter().map(|(name, most)| ((*name).to_owned(), (*most).into())).collect();
+            print(&format!("{:#}\n", serde_json::json!({ "how_many": object })))?;
+        }
+    }
+    Ok(true)
+}
+
+fn promises(order: &Order) -> io::Result<bool> {
+    let mut kept = true;
+    for promise in fleet::promises() {
+        let progress = Progress::new(order.seeds);
+        let plan = Plan { policy: order.policies[0].clone(), ..promise.plan.clone() };
+        let figures = fleet::run_all(&plan, order.seed, order.seeds, || progress.step()).figures;
+        drop(progress);
+        let broken = promise.broken_by(&figures);
+        kept &= broken.is_empty();
+        let last = figures.last_served_after_s().map_or("never".to_owned(), |after| format!("{after:.0} s"));
+        print(&format!(
+            "{}  {}\n        without {:.4} %, at most {:.0} s; {:.1} rejects/h; start at most {:.0} s, last served after {last}{}\n",
+            if broken.is_empty() { "kept  " } else { "BROKEN" },
+            promise.text,
+            figures.without_token_percent(),
+            figures.longest_without as f64 / 1_000.0,
+            figures.rejects_per_hour(),
+            figures.longest_start as f64 / 1_000.0,
+            broken.iter().map(|what| format!("; {what}")).collect::<String>(),
+        ))?;
+    }
+    Ok(kept)
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}

@@ -1,0 +1,108 @@
+//! How many processes live behind one address, in virtual time: hours of a fleet in a second, from one seed.
+//!
+//! Every process of a [`Plan`] holds a token of its own, by a real [`Machine`](storm_auth_core::Machine) or as one of its
+//! [`PEERS`] does, and is called about once a second. All of them stand behind one [`Limiter`] in its exact arithmetic. [`run`]
+//! tells one seed of it and counts by the server's records; what it counted is in [`Figures`] that can be summed over seeds, and
+//! its [`Course`] over time is what [`plot`] draws.
+//!
+//! ```
+//! use std::time::Duration;
+//! use storm_auth_tests::fleet::{self, Plan};
+//!
+//! let plan = Plan { hours: Duration::from_secs(2 * 3600), ..Plan::new(10, Duration::from_secs(600)) };
+//! let figures = fleet::run(&plan, 7).figures;
+//! assert_eq!((figures.without_token_percent(), figures.expired_handed_out), (0.0, 0));
+//! ```
+//!
+//! Unlike the [simulator](crate::sim), which looks for broken promises where anything may go wrong, this one measures: the
+//! network only takes its time, and what goes wrong is what the plan says.
+
+mod course;
+mod holder;
+mod peer;
+mod plan;
+mod plot;
+mod promises;
+mod report;
+mod world;
+
+pub use course::{Course, Figures};
+pub use peer::{PEERS, Peer};
+pub use plan::{Outage, OutageKind, Plan, Policy};
+pub use plot::svg;
+pub use promises::{Promise, promises};
+pub use report::{object, table};
+
+use crate::emulator::Limiter;
+
+/// What came of one seed.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// What was counted.
+    pub figures: Figures,
+    /// How it went over time.
+    pub course: Course,
+}
+
+/// Tells the story of `plan` with this seed.
+pub fn run(plan: &Plan, seed: u64) -> Run {
+    world::run(plan, seed)
+}
+
+/// Tells the stories of the seeds from `first` on, on all cores, and sums their figures; the course is that of the first.
+/// `told` is called after each.
+pub fn run_all(plan: &Plan, first: u64, seeds: u64, told: impl Fn() + Sync) -> Run {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    let next = AtomicU64::new(0);
+    let runs = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(seeds as usize);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= seeds {
+                        return;
+                    }
+                    let run = run(plan, first.wrapping_add(number));
+                    runs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((number, run));
+                    told();
+                }
+            });
+        }
+    });
+    let mut runs = runs.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    runs.sort_by_key(|(number, _)| *number);
+    let mut runs = runs.into_iter().map(|(_, run)| run);
+    let mut sum = runs.next().unwrap_or_default();
+    runs.for_each(|run| sum.figures.add(&run.figures));
+    sum
+}
+
+/// The most processes for which nobody is without a token for 0.0005 % of the time, so 0.000 % as it is printed, whatever the
+/// plan's own number; found by bisection, so where more fit than fewer did, one of the two bounds is told. `told` is called with
+/// each number that was tried. `None` when nothing limits them.
+pub fn how_many(plan: &Plan, first: u64, seeds: u64, told: impl Fn(usize) + Sync) -> Option<usize> {
+    let fits = |processes| {
+        told(processes);
+        let plan = Plan { processes, ..plan.clone() };
+        run_all(&plan, first, seeds, || ()).figures.without_token_percent() < promises::NONE
+    };
+    // Nobody gets more through the documented limiter than a request per 20 s.
+    let (mut least, mut most) = (0, (plan.lifetime.as_secs() / 20) as usize + 2);
+    if matches!(plan.limiter.kind(), crate::emulator::LimiterKind::None) {
+        return None;
+    }
+    while most - least > 1 {
+        let middle = (least + most) / 2;
+        if fits(middle) { least = middle } else { most = middle }
+    }
+    Some(least)
+}
+
+/// The limiter that a plan has without saying so.
+fn documented() -> Limiter {
+    Limiter::nginx()
+}

@@ -1,0 +1,98 @@
+//! What a fleet is promised, as plans and bounds: `fleet --promises` runs the list.
+
+use core::time::Duration;
+
+use super::course::Figures;
+use super::plan::{Outage, OutageKind, Plan};
+use crate::emulator::Limiter;
+
+/// A plan, and what its figures must not exceed.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    /// What is promised, in a line.
+    pub text: String,
+    /// What is run.
+    pub plan: Plan,
+    /// The most that processes which had a token may be without one, in percent.
+    pub without_token_percent: f64,
+    /// The most requests an hour that the limiter may refuse.
+    pub rejects_per_hour: Option<f64>,
+    /// When the last process must have had its first token.
+    pub last_served_after_s: Option<f64>,
+}
+
+/// What is printed as 0.000 %.
+pub(super) const NONE: f64 = 0.000_5;
+
+impl Promise {
+    fn new(text: &str, plan: Plan, without_token_percent: f64) -> Self {
+        let text = format!("{} processes, {} s: {text}", plan.processes, plan.lifetime.as_secs());
+        Self { text, plan, without_token_percent, rejects_per_hour: None, last_served_after_s: None }
+    }
+
+    /// What of it is broken; empty when it is kept.
+    pub fn broken_by(&self, figures: &Figures) -> Vec<&'static str> {
+        let late = |most: f64| figures.last_served_after_s().is_none_or(|after| after > most);
+        let mut broken = Vec::new();
+        if figures.without_token_percent() >= self.without_token_percent {
+            broken.push("without a token for too long");
+        }
+        if self.rejects_per_hour.is_some_and(|most| figures.rejects_per_hour() > most) {
+            broken.push("too many rejects");
+        }
+        if self.last_served_after_s.is_some_and(late) {
+            broken.push("the last process was served too late");
+        }
+        if figures.expired_handed_out > 0 {
+            broken.push("an expired token was handed out");
+        }
+        broken
+    }
+}
+
+/// The promises of processes that share nothing but the address, each over 24 hours after two of warm-up.
+pub fn promises() -> Vec<Promise> {
+    let plan = |processes, seconds| Plan::new(processes, Duration::from_secs(seconds));
+    let mut all = Vec::new();
+    for (processes, seconds) in [(28, 600), (165, 3_600)] {
+        let calm = Promise::new("nobody is without, at most 5 rejects an hour", plan(processes, seconds), NONE);
+        all.push(Promise { rejects_per_hour: Some(5.0), ..calm });
+    }
+    all.push(Promise::new("one more than fits with ease: at most 0.1 % without", plan(29, 600), 0.1));
+    for (processes, seconds) in [(27, 600), (150, 3_600)] {
+        let restarts = Some(Duration::from_secs(24 * 3_600));
+        let plan = Plan { restart_every: restarts, ..plan(processes, seconds) };
+        // 0.001 %, as it is printed.
+        all.push(Promise::new("each restarts once a day: at most 0.001 % without", plan, 0.001_5));
+    }
+    for (processes, seconds) in [(15, 600), (100, 3_600)] {
+        let plan = Plan {
+            limiter: Limiter::nginx_delay(),
+            warmup: Duration::from_secs(3_600),
+            hours: Duration::from_secs(25 * 3_600),
+            ..plan(processes, seconds)
+        };
+        all.push(Promise::new("requests are held: nobody is without from the second hour on", plan, NONE));
+    }
+    for (kind, what) in
+        [(OutageKind::Status, "502"), (OutageKind::Refused, "no connection"), (OutageKind::Silent, "silence")]
+    {
+        for (processes, seconds, length) in [(10, 600, 120), (50, 3_600, 600)] {
+            let outage = Outage { every: Duration::from_secs(3_600), length: Duration::from_secs(length), kind };
+            let plan = Plan { outage: Some(outage), ..plan(processes, seconds) };
+            all.push(Promise::new(&format!("{what} for {length} s in every hour: nobody is without"), plan, NONE));
+        }
+    }
+    for (processes, seconds) in [(28, 600), (50, 3_600), (165, 3_600)] {
+        let bound = (processes as f64 - 21.0) * 20.0;
+        let plan = Plan {
+            warmup: Duration::ZERO,
+            hours: Duration::from_secs_f64(bound * 2.0 + 60.0),
+            ..plan(processes, seconds)
+        };
+        let cold =
+            Promise::new(&format!("all start at once: the last is served within {bound} s and 10 %"), plan, 100.0);
+        all.push(Promise { last_served_after_s: Some(bound * 1.1), ..cold });
+    }
+    all
+}
