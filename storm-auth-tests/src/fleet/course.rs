@@ -17,6 +17,8 @@ pub struct Figures {
     pub without: u64,
     /// The longest such time in a row.
     pub longest_without: u64,
+    /// The time in which processes ran that had not had one yet.
+    pub starting: u64,
     /// Starts of processes that got their first token.
     pub starts: u64,
     /// The longest time from a process's start to its first token, the warm-up included.
@@ -40,6 +42,11 @@ impl Figures {
         100.0 * self.without as f64 / (self.holding as f64).max(1.0)
     }
 
+    /// The share of time without a token, of all processes, those that had not had one yet included, in percent.
+    pub fn without_or_starting_percent(&self) -> f64 {
+        100.0 * (self.without + self.starting) as f64 / ((self.holding + self.starting) as f64).max(1.0)
+    }
+
     /// Requests an hour that the limiter refused.
     pub fn rejects_per_hour(&self) -> f64 {
         self.rejects as f64 / (self.measured as f64 / 3_600_000.0).max(f64::MIN_POSITIVE)
@@ -56,6 +63,7 @@ impl Figures {
         self.holding += other.holding;
         self.without += other.without;
         self.longest_without = self.longest_without.max(other.longest_without);
+        self.starting += other.starting;
         self.starts += other.starts;
         self.longest_start = self.longest_start.max(other.longest_start);
         self.last_served_after = self.last_served_after.zip(other.last_served_after).map(|(one, other)| one.max(other));

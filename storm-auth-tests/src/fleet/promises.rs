@@ -15,6 +15,8 @@ pub struct Promise {
     pub plan: Plan,
     /// The most that processes which had a token may be without one, in percent.
     pub without_token_percent: f64,
+    /// Whether that holds for those that had none yet as well.
+    pub starting_too: bool,
     /// The most requests an hour that the limiter may refuse.
     pub rejects_per_hour: Option<f64>,
     /// When the last process must have had its first token.
@@ -27,14 +29,18 @@ pub(super) const NONE: f64 = 0.000_5;
 impl Promise {
     fn new(text: &str, plan: Plan, without_token_percent: f64) -> Self {
         let text = format!("{} processes, {} s: {text}", plan.processes, plan.lifetime.as_secs());
-        Self { text, plan, without_token_percent, rejects_per_hour: None, last_served_after_s: None }
+        Self { text, plan, without_token_percent, starting_too: false, rejects_per_hour: None, last_served_after_s: None }
     }
 
     /// What of it is broken; empty when it is kept.
     pub fn broken_by(&self, figures: &Figures) -> Vec<&'static str> {
         let late = |most: f64| figures.last_served_after_s().is_none_or(|after| after > most);
+        let without = match self.starting_too {
+            true => figures.without_or_starting_percent(),
+            false => figures.without_token_percent(),
+        };
         let mut broken = Vec::new();
-        if figures.without_token_percent() >= self.without_token_percent {
+        if without >= self.without_token_percent {
             broken.push("without a token for too long");
         }
         if self.rejects_per_hour.is_some_and(|most| figures.rejects_per_hour() > most) {
@@ -72,7 +78,8 @@ pub fn promises() -> Vec<Promise> {
             hours: Duration::from_secs(25 * 3_600),
             ..plan(processes, seconds)
         };
-        all.push(Promise::new("requests are held: nobody is without from the second hour on", plan, NONE));
+        let held = Promise::new("requests are held: nobody is without from the second hour on", plan, NONE);
+        all.push(Promise { starting_too: true, ..held });
     }
     for (kind, what) in
         [(OutageKind::Status, "502"), (OutageKind::Refused, "no connection"), (OutageKind::Silent, "silence")]

@@ -278,13 +278,15 @@ impl<'a> World<'a> {
         }
         let measured = |from: u64, to: u64| to.saturating_sub(from.max(self.measured_from));
         let figures = &mut self.figures;
-        if one.had_token {
-            figures.holding += measured(from, to);
-            figures.without += measured(good, to);
-            figures.expired_handed_out += measured(good, stale) / PAUSE;
-            if measured(good, to) > 0 {
-                figures.longest_without = figures.longest_without.max(measured(one.without_since, to));
-            }
+        if !one.had_token {
+            figures.starting += measured(from, to);
+            return;
+        }
+        figures.holding += measured(from, to);
+        figures.without += measured(good, to);
+        figures.expired_handed_out += measured(good, stale) / PAUSE;
+        if measured(good, to) > 0 {
+            figures.longest_without = figures.longest_without.max(measured(one.without_since, to));
         }
     }
 
@@ -367,13 +369,14 @@ impl<'a> World<'a> {
     }
 }
 
-/// One outage in each span, from when to when.
+/// One outage in each span, at the same time in each, from when to when: two that follow at once would be a longer one.
 fn outages(plan: &Plan, rng: &mut fastrand::Rng, end: u64) -> Vec<(u64, u64)> {
     let Some(outage) = plan.outage else { return Vec::new() };
     let (every, length) = (millis(outage.every).max(1), millis(outage.length));
+    let first = rng.u64(0..=every.saturating_sub(length));
     (0..end.div_ceil(every))
         .map(|number| {
-            let from = number * every + rng.u64(0..=every.saturating_sub(length));
+            let from = number * every + first;
             (from, from + length)
         })
         .collect()
