@@ -213,6 +213,7 @@ impl Slot {
 
     /// A token came: whatever stood in the way is over.
     fn is_served(&mut self) {
+        self.followed_until = None;
         self.failures = 0;
         self.refusals = 0;
         self.refusal = None;

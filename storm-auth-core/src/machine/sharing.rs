@@ -283,7 +283,10 @@ impl Machine {
             match self.slots[&key].is_wanted(now) {
                 true if self.may_share(now) => self.read(key, now),
                 true => self.go_on(key, Way::Queue(Path::Alone), now),
-                false => self.settle(key, now),
+                false => {
+                    self.slot_mut(key).followed_until = None;
+                    self.settle(key, now);
+                }
             }
         }
     }

@@ -547,7 +547,7 @@ fn r64_removals_that_nobody_takes_notice_of_are_kept_up_to_a_few_hundred() {
         while lab.machine.poll_change().is_some() {}
         for client in 0..keys {
             let key = lab.key(&client.to_string());
-            lab.machine.remove_key(key);
+            lab.machine.remove_key(key, lab.now());
         }
         std::iter::from_fn(|| lab.machine.poll_change()).count()
     };

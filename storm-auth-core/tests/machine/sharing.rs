@@ -259,6 +259,22 @@ fn r71_a_store_that_never_frees_the_lease_is_followed_for_two_to_four_minutes() 
 }
 
 #[test]
+fn r71_r72_a_holder_is_followed_as_long_as_the_one_before() {
+    let theirs = of_another("theirs", 600);
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    lab.reply(lease(Lease::Taken));
+    lab.advance(millis(250));
+    lab.tick();
+    lab.reply(record(&theirs));
+    // Longer after the first one than any is followed.
+    lab.advance_to(450_000);
+    assert_eq!(lab.token(key), "theirs");
+    lab.reply(lease(Lease::Taken));
+    assert_eq!((lab.status(key).activity, lab.sends.len()), (Activity::Following, 0));
+}
+
+#[test]
 fn r75_a_store_that_gives_the_lease_to_nobody_is_done_without() {
     let (mut lab, key) = Lab::sharing(1);
     lab.wait(key);

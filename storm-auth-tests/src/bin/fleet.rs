@@ -9,10 +9,10 @@ use std::{
 
 use lexopt::prelude::*;
 use storm_auth_tests::emulator::Limiter;
-use storm_auth_tests::fleet::{self, Figures, Outage, OutageKind, PEERS, Plan, Policy, Run};
+use storm_auth_tests::fleet::{self, Figures, Outage, OutageKind, PEERS, Plan, Policy, Run, Shared};
 
 const HELP: &str = "\
-Simulates processes that each hold a token of their own behind one address, in virtual time.
+Simulates processes behind one address, each with a token of its own or all with a shared one, in virtual time.
 
 Usage: fleet [options]
 
@@ -31,6 +31,11 @@ Usage: fleet [options]
                         the default), refused (no connection), silent (no answer)
   --restart-every <span>
                         each process restarts once in each such span, at a random time
+  --store <none|shared> whether the processes share a store, which this library's policy alone can (default: none)
+  --store-outage <every>:<length>
+                        the store cannot be used so often for so long
+  --pause <every>:<length>
+                        each process stands still so often for so long, at random times
   --how-many            find the most processes for which nobody is without a token
   --promises            run the promises of this library, say which are kept, and fail if one is not
   --json                print one JSON object: the first policy's figures, the others' in \"beside\"
@@ -116,6 +121,15 @@ fn arguments(mut parser: lexopt::Parser) -> Result<Option<Order>, lexopt::Error>
                 })?;
             }
             Long("outage") => plan.outage = Some(parser.value()?.parse_with(outage)?),
+            Long("store") => {
+                plan.store = parser.value()?.parse_with(|text| match text {
+                    "none" => Ok(None),
+                    "shared" => Ok(Some(plan.store.unwrap_or_default())),
+                    _ => Err("none or shared"),
+                })?;
+            }
+            Long("store-outage") => plan.store = Some(Shared { outage: Some(parser.value()?.parse_with(spans)?) }),
+            Long("pause") => plan.pause = Some(parser.value()?.parse_with(spans)?),
             Long("restart-every") => {
                 plan.restart_every = Some(parser.value()?.parse_with(|text| span(text, 60, 100 * 86_400))?);
             }
@@ -166,6 +180,13 @@ fn policies(names: &str) -> Result<Vec<Policy>, String> {
         Policy::named(name).ok_or_else(|| format!("one or more of {}, or all", known().collect::<Vec<_>>().join(",")))
     };
     names.into_iter().map(policy).collect()
+}
+
+/// How often, and for how long.
+fn spans(text: &str) -> Result<(Duration, Duration), String> {
+    let (every, length) = text.split_once(':').ok_or("how often and for how long, like 1h:120s")?;
+    let every = span(every, 1, 100 * 86_400)?;
+    Ok((every, span(length, 1, every.as_secs())?))
 }
 
 fn outage(text: &str) -> Result<Outage, String> {

@@ -3,14 +3,15 @@
 use core::time::Duration;
 
 use http::{Response, StatusCode};
-use storm_auth_core::machine::{Acquire, Action, OpId, Output, WaiterId};
+use storm_auth_core::machine::{Acquire, Action, OpId, Output, StoreRequest, WaiterId};
+use storm_auth_core::store::{StoreFailure, StoreReply};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
     AcquireError, Credentials, Failure, FailureKind, HttpHosts, Key, KeyId, Machine, Now, Scope, TokenUrl, Unix, scope,
 };
 
 use super::peer::Client;
-use super::plan::Policy;
+use super::plan::{Plan, Policy};
 
 /// When the story begins, in milliseconds since the Unix epoch.
 pub(super) const START: u64 = 1_700_000_000_000;
@@ -38,6 +39,13 @@ pub(super) enum Op {
     Peers(u64),
 }
 
+/// What a holder wants done.
+#[derive(Debug)]
+pub(super) enum Wish {
+    Send(Op),
+    Store(StoreRequest),
+}
+
 /// The token that callers are given, and until when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Holding {
@@ -53,9 +61,11 @@ pub(super) enum Holder {
 }
 
 impl Holder {
-    pub(super) fn new(policy: &Policy, seed: u64, at: u64) -> Self {
-        match policy {
-            Policy::Storm(policy) => Self::Ours(Box::new(Ours::new((**policy).clone(), seed, at))),
+    pub(super) fn new(plan: &Plan, seed: u64, at: u64) -> Self {
+        match &plan.policy {
+            Policy::Storm(policy) => {
+                Self::Ours(Box::new(Ours::new((**policy).clone(), plan.store.is_some(), seed, at)))
+            }
             Policy::Peer(peer) => Self::Peers(Client::new(peer, seed)),
         }
     }
@@ -84,12 +94,18 @@ impl Holder {
         }
     }
 
-    /// The next request that it wants sent; to be asked until there is none. Where processes share a store, what is to be done
-    /// with the store will come out here as well.
-    pub(super) fn next_request(&mut self) -> Option<Op> {
+    /// The store has done what it was asked for, or could not.
+    pub(super) fn report_store(&mut self, op: OpId, result: Result<StoreReply, StoreFailure>, at: u64) {
+        if let Self::Ours(ours) = self {
+            ours.machine.handle_store(op, result, now(at));
+        }
+    }
+
+    /// The next thing that it wants done; to be asked until there is none.
+    pub(super) fn next_wish(&mut self) -> Option<Wish> {
         match self {
-            Self::Ours(ours) => ours.next_request().map(Op::Ours),
-            Self::Peers(client) => client.next_request().map(Op::Peers),
+            Self::Ours(ours) => ours.next_wish(),
+            Self::Peers(client) => client.next_request().map(|op| Wish::Send(Op::Peers(op))),
         }
     }
 
@@ -128,8 +144,11 @@ pub(super) struct Ours {
 }
 
 impl Ours {
-    fn new(policy: storm_auth_core::Policy, seed: u64, at: u64) -> Self {
+    fn new(policy: storm_auth_core::Policy, shares: bool, seed: u64, at: u64) -> Self {
         let mut machine = Machine::new(policy, seed);
+        if shares {
+            machine.share();
+        }
         let key = machine.add_key(key(), now(at));
         Self { machine, key, waiting: None, hopeless_until: 0 }
     }
@@ -175,10 +194,11 @@ impl Ours {
         self.machine.handle_response(op, &response, now);
     }
 
-    fn next_request(&mut self) -> Option<OpId> {
+    fn next_wish(&mut self) -> Option<Wish> {
         while let Some(output) = self.machine.poll_output() {
             match output {
-                Output::Perform(Action::Send(send)) => return Some(send.op),
+                Output::Perform(Action::Send(send)) => return Some(Wish::Send(Op::Ours(send.op))),
+                Output::Perform(Action::Store(request)) => return Some(Wish::Store(request)),
                 Output::Resolve(waiter, result) => {
                     self.waiting.take_if(|waiting| *waiting == waiter);
                     if let Err(error) = &result {

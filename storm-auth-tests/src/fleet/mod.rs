@@ -1,7 +1,7 @@
 //! How many processes live behind one address, in virtual time: hours of a fleet in a second, from one seed.
 //!
-//! Every process of a [`Plan`] holds a token of its own, by a real [`Machine`](storm_auth_core::Machine) or as one of its
-//! [`PEERS`] does, and is called about once a second. All of them stand behind one [`Limiter`] in its exact arithmetic. [`run`]
+//! Every process of a [`Plan`] holds a token, by a real [`Machine`](storm_auth_core::Machine), which may share it through a store,
+//! or as one of its [`PEERS`] does, and is called about once a second. All of them stand behind one [`Limiter`] in its exact arithmetic. [`run`]
 //! tells one seed of it and counts by the server's records; what it counted is in [`Figures`] that can be summed over seeds, and
 //! its [`Course`] over time is what [`plot`] draws.
 //!
@@ -28,7 +28,7 @@ mod world;
 
 pub use course::{Course, Figures};
 pub use peer::{PEERS, Peer};
-pub use plan::{Outage, OutageKind, Plan, Policy};
+pub use plan::{Outage, OutageKind, Plan, Policy, Shared};
 pub use plot::svg;
 pub use promises::{Promise, promises};
 pub use report::{object, table};

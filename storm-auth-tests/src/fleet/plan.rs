@@ -8,7 +8,7 @@ use crate::emulator::Limiter;
 /// Who takes part, behind which limiter, for how long, and what goes wrong.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Processes behind the one address, each with a token of its own.
+    /// Processes behind the one address.
     pub processes: usize,
     /// The lifetime of the tokens.
     pub lifetime: Duration,
@@ -22,6 +22,10 @@ pub struct Plan {
     pub limiter: Limiter,
     /// When the endpoint fails.
     pub outage: Option<Outage>,
+    /// The store that they share; `None` where each has a token of its own. Only this library's policy has one.
+    pub store: Option<Shared>,
+    /// Each process stands still once in each span of the first length, at a random time, for the second.
+    pub pause: Option<(Duration, Duration)>,
     /// Each process starts anew once in each span of this length, at a random time.
     pub restart_every: Option<Duration>,
 }
@@ -37,9 +41,18 @@ impl Plan {
             policy: Policy::default(),
             limiter: super::documented(),
             outage: None,
+            store: None,
+            pause: None,
             restart_every: None,
         }
     }
+}
+
+/// A store that processes share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Shared {
+    /// It cannot be used for the second length, once in each span of the first, at the same random time in each.
+    pub outage: Option<(Duration, Duration)>,
 }
 
 /// How a process decides.

@@ -29,7 +29,14 @@ pub(super) const NONE: f64 = 0.000_5;
 impl Promise {
     fn new(text: &str, plan: Plan, without_token_percent: f64) -> Self {
         let text = format!("{} processes, {} s: {text}", plan.processes, plan.lifetime.as_secs());
-        Self { text, plan, without_token_percent, starting_too: false, rejects_per_hour: None, last_served_after_s: None }
+        Self {
+            text,
+            plan,
+            without_token_percent,
+            starting_too: false,
+            rejects_per_hour: None,
+            last_served_after_s: None,
+        }
     }
 
     /// What of it is broken; empty when it is kept.

@@ -11,6 +11,7 @@ use super::plan::Plan;
 pub fn object(plan: &Plan, figures: &Figures) -> Value {
     json!({
         "policy": plan.policy.name(),
+        "store": if plan.store.is_some() { "shared" } else { "none" },
         "processes": plan.processes,
         "ttl_s": plan.lifetime.as_secs(),
         "hours": figures.measured as f64 / 3_600_000.0,

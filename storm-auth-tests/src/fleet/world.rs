@@ -3,12 +3,18 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use storm_auth_core::Unix;
+use storm_auth_core::machine::{OpId, StoreRequest};
+use storm_auth_core::store::{StoreFailure, StoreReply, TokenStore};
 
 use super::Run;
 use super::course::{Course, Figures};
-use super::holder::{Holder, Holding, News, Op, START, millis};
+use super::holder::{Holder, Holding, News, Op, START, Wish, millis};
 use super::plan::{OutageKind, Plan};
 use crate::emulator::{Limiter, Verdict};
+use crate::memory_store::MemoryStore;
 
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -17,6 +23,9 @@ const PAUSE: u64 = 1_000;
 
 /// The shortest and the longest way through the network, one way, in milliseconds.
 const WAY: (u64, u64) = (10, 100);
+
+/// The same to the store, which is near.
+const STORE_WAY: (u64, u64) = (1, 4);
 
 /// What happens. `life` is the process's life that it belongs to.
 #[derive(Debug)]
@@ -34,6 +43,21 @@ enum Happening {
     },
     Start {
         process: usize,
+    },
+    Pause {
+        process: usize,
+        until: u64,
+    },
+    AtStore {
+        process: usize,
+        life: u32,
+        request: Box<StoreRequest>,
+    },
+    FromStore {
+        process: usize,
+        life: u32,
+        op: OpId,
+        result: Box<Result<StoreReply, StoreFailure>>,
     },
 }
 
@@ -71,6 +95,10 @@ impl Ord for Entry {
 struct Process {
     life: u32,
     holder: Holder,
+    /// It stands still until then.
+    paused_until: u64,
+    /// Its operations of the store are done one after the other: when the last is.
+    store_free_at: u64,
     /// The turn that is set: its time and its number.
     turn: Option<u64>,
     turn_number: u64,
@@ -96,7 +124,9 @@ struct World<'a> {
     queue: BinaryHeap<Reverse<Entry>>,
     processes: Vec<Process>,
     limiter: Limiter,
+    store: MemoryStore,
     outages: Vec<(u64, u64)>,
+    store_outages: Vec<(u64, u64)>,
     /// When each issued token dies.
     issued: Vec<u64>,
     /// Processes that have had no token yet in their first life.
@@ -127,7 +157,15 @@ impl<'a> World<'a> {
         let end = measured_from + millis(plan.hours);
         let mut rng = fastrand::Rng::with_seed(seed ^ 0xF1EE_7000_0000_0000);
         let mut world = Self {
-            outages: outages(plan, &mut rng, end),
+            outages: match plan.outage {
+                Some(outage) => outages(outage.every, outage.length, &mut rng, end),
+                None => Vec::new(),
+            },
+            store: MemoryStore::new(),
+            store_outages: match plan.store.and_then(|store| store.outage) {
+                Some((every, length)) => outages(every, length, &mut rng, end),
+                None => Vec::new(),
+            },
             plan,
             at: 0,
             measured_from,
@@ -145,10 +183,12 @@ impl<'a> World<'a> {
         for process in 0..plan.processes {
             // All of them start at once, as they do after a deployment.
             let first = world.rng.u64(0..PAUSE);
-            let holder = Holder::new(&plan.policy, world.rng.u64(..), 0);
+            let holder = Holder::new(plan, world.rng.u64(..), 0);
             world.processes.push(Process {
                 life: 0,
                 holder,
+                paused_until: 0,
+                store_free_at: 0,
                 turn: None,
                 turn_number: 0,
                 call: None,
@@ -160,6 +200,12 @@ impl<'a> World<'a> {
                 without_since: first,
             });
             world.put(first, Happening::Start { process });
+            if let Some((every, length)) = plan.pause.map(|(every, length)| (millis(every), millis(length))) {
+                for from in (0..end).step_by(every.max(1) as usize) {
+                    let at = from + world.rng.u64(0..every);
+                    world.put(at, Happening::Pause { process, until: at + length });
+                }
+            }
             if let Some(every) = plan.restart_every.map(millis) {
                 for from in (measured_from..end).step_by(every.max(1) as usize) {
                     let at = from + world.rng.u64(0..every);
@@ -180,6 +226,14 @@ impl<'a> World<'a> {
     }
 
     fn happen(&mut self, happening: Happening) {
+        let of = match &happening {
+            Happening::Turn { process, .. } | Happening::FromStore { process, .. } => Some(*process),
+            Happening::Deliver { request, .. } => Some(request.process),
+            _ => None,
+        };
+        if let Some(until) = of.map(|process| self.processes[process].paused_until).filter(|until| *until > self.at) {
+            return self.put(until, happening);
+        }
         match happening {
             Happening::Turn { process, number } if self.processes[process].turn_number == number => {
                 self.take_turn(process);
@@ -195,6 +249,14 @@ impl<'a> World<'a> {
                 }
             }
             Happening::Start { process } => self.start(process),
+            Happening::Pause { process, until } => self.processes[process].paused_until = until,
+            Happening::AtStore { process, life, request } => self.at_store(process, life, &request),
+            Happening::FromStore { process, life, op, result } => {
+                if self.processes[process].life == life {
+                    self.processes[process].holder.report_store(op, *result, self.at);
+                    self.settle(process);
+                }
+            }
         }
     }
 
@@ -204,7 +266,8 @@ impl<'a> World<'a> {
         let at = self.at;
         let one = &mut self.processes[process];
         one.life += 1;
-        one.holder = Holder::new(&self.plan.policy, seed, at);
+        one.holder = Holder::new(self.plan, seed, at);
+        (one.paused_until, one.store_free_at) = (0, at);
         (one.started, one.without_since, one.had_token, one.holding) = (at, at, false, None);
         one.call = Some((at, at));
         self.take_turn(process);
@@ -229,9 +292,19 @@ impl<'a> World<'a> {
     /// After whatever happened to a process: its requests go out, its time is counted, and its next turn is set.
     fn settle(&mut self, process: usize) {
         let at = self.at;
-        while let Some(op) = self.processes[process].holder.next_request() {
-            let request = Request { process, life: self.processes[process].life, op };
-            self.send(request);
+        while let Some(wish) = self.processes[process].holder.next_wish() {
+            let life = self.processes[process].life;
+            match wish {
+                Wish::Send(op) => self.send(Request { process, life, op }),
+                Wish::Store(request) => {
+                    let there = self.rng.u64(STORE_WAY.0..=STORE_WAY.1);
+                    let one = &mut self.processes[process];
+                    let begins = one.store_free_at.max(at);
+                    one.store_free_at = begins + 2 * there;
+                    let request = Box::new(request);
+                    self.put(begins + there, Happening::AtStore { process, life, request });
+                }
+            }
         }
         let holding = self.processes[process].holder.holding(at);
         if holding != self.processes[process].holding {
@@ -311,6 +384,22 @@ impl<'a> World<'a> {
         }
     }
 
+    // The store
+
+    fn at_store(&mut self, process: usize, life: u32, request: &StoreRequest) {
+        let down = self.store_outages.iter().any(|(from, to)| (*from..*to).contains(&self.at));
+        let result = match down {
+            true => Err(StoreFailure::new("nobody listens")),
+            false => {
+                self.store.set_time(Unix::from_millis(START + self.at));
+                self.store.perform(&request.store_op)
+            }
+        };
+        let back = self.processes[process].store_free_at.saturating_sub(self.at).min(STORE_WAY.1);
+        let (op, result) = (request.op, Box::new(result));
+        self.put(self.at + back, Happening::FromStore { process, life, op, result });
+    }
+
     // The network, the limiter and the server
 
     fn send(&mut self, request: Request) {
@@ -370,9 +459,8 @@ impl<'a> World<'a> {
 }
 
 /// One outage in each span, at the same time in each, from when to when: two that follow at once would be a longer one.
-fn outages(plan: &Plan, rng: &mut fastrand::Rng, end: u64) -> Vec<(u64, u64)> {
-    let Some(outage) = plan.outage else { return Vec::new() };
-    let (every, length) = (millis(outage.every).max(1), millis(outage.length));
+fn outages(every: Duration, length: Duration, rng: &mut fastrand::Rng, end: u64) -> Vec<(u64, u64)> {
+    let (every, length) = (millis(every).max(1), millis(length));
     let first = rng.u64(0..=every.saturating_sub(length));
     (0..end.div_ceil(every))
         .map(|number| {
