@@ -33,8 +33,10 @@ pub struct Policy {
     /// The share of a token's life after which a call starts its refresh. Default: 0.75, which leaves a quarter of the life
     /// to outlast an outage of the endpoint.
     pub refresh_early: f64,
-    /// The same for [`Policy::LATE_LIVES`] lifetimes after a throttle was felt. Default: 0.933. The limit is per address, so
-    /// a felt throttle means that others share it, and a longer steady period lets more of them fit.
+    /// The same where a refresh was throttled, for [`Policy::LATE_LIVES`] lifetimes; over as many more it comes back to the early
+    /// one. Default: 0.94. The limit is per address, so such a throttle means that others share it, and a longer steady period
+    /// lets more of them fit: 28 at 600 s. What is left of the life is one wait after a throttle and a little. A process that
+    /// has been late and then sees the endpoint fail needs its reserve more, and is early again.
     pub refresh_late: f64,
     /// How long past its expiry a token may still be served when the endpoint fails to give another one. Default: zero, which
     /// is never; capped at [`Policy::STALE_CAP`]. An API that takes tokens past their expiry (servers often allow 300 s)
@@ -48,8 +50,11 @@ pub struct Policy {
 impl Policy {
     /// The most that [`Policy::serve_stale_on_error`] can be set to: 300 s, the leeway that servers usually grant.
     pub const STALE_CAP: Duration = Duration::from_secs(300);
-    /// For how many lifetimes after a felt throttle refreshes are late.
-    pub const LATE_LIVES: u32 = 12;
+    /// For how many lifetimes after a throttled refresh they are late. Many, because each process that tries whether it may be
+    /// early again costs the others a throttle, and being late costs nothing until the endpoint fails.
+    pub const LATE_LIVES: u32 = 200;
+    /// For how many lifetimes after a failure a throttle makes nobody late: it came of the retries.
+    pub const WARY_LIVES: u32 = 8;
 }
 
 impl Policy {
@@ -68,7 +73,7 @@ impl Default for Policy {
             budget: Budget::default(),
             caller_deadline: Duration::from_secs(30),
             refresh_early: 0.75,
-            refresh_late: 0.933,
+            refresh_late: 0.94,
             serve_stale_on_error: Duration::ZERO,
             egress: String::new(),
         }

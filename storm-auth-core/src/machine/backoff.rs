@@ -14,6 +14,9 @@ pub(super) const LONGEST: Duration = Duration::from_secs(120);
 /// whoever is polite. From here on it must be one that counts refused requests, and the wait grows.
 const STEADY_THROTTLES: u32 = 5;
 const LONGEST_THROTTLE: Duration = Duration::from_secs(300);
+/// From then on each adds a tenth of a slot: a crowd that starts at once is refused for long by a limiter that counts none of it,
+/// and would be served late by much if it waited longer than that needs.
+const GROWTH: u32 = 10;
 
 /// A refused configuration is probed again after the first, and then at most every second span (R37).
 const PROBES: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
@@ -24,12 +27,28 @@ pub(super) fn after_failure(rng: &mut fastrand::Rng, failures: u32) -> Duration 
     Duration::from_millis(rng.u64(0..=millis(ceiling)))
 }
 
-/// The wait after the `throttles`-th throttle in a row, counted from 1, where the answer named none: one slot, a quarter of
-/// it spread to each side, growing only after the fifth.
+/// After the `failures`-th failure in a row, while the token lives for `left`: a little over half of that. Nobody waits, so what
+/// counts is that the bucket is full when the outage ends: three or four attempts do for a life's last quarter, however long it
+/// is, and the last ones still come close to its end.
+pub(super) fn after_failed_refresh(rng: &mut fastrand::Rng, failures: u32, left: Duration) -> Duration {
+    match left < FIRST {
+        true => after_failure(rng, failures),
+        false => Duration::from_millis(rng.u64(millis(left) / 2..=millis(left) * 2 / 3)),
+    }
+}
+
+/// The wait after the `throttles`-th throttle in a row, counted from 1, where the answer named none: at most one slot, since one
+/// is free by then, and at least three quarters of one, growing only after the fifth.
 pub(super) fn after_throttle(rng: &mut fastrand::Rng, throttles: u32, slot: Duration) -> Duration {
-    let wait = doubled(slot, throttles.saturating_sub(STEADY_THROTTLES)).min(LONGEST_THROTTLE);
-    let quarter = millis(wait) / 4;
-    Duration::from_millis(rng.u64(millis(wait) - quarter..=millis(wait) + quarter)).min(LONGEST_THROTTLE)
+    let growth = slot.saturating_mul(throttles.saturating_sub(STEADY_THROTTLES)) / GROWTH;
+    let wait = millis(slot.saturating_add(growth).min(LONGEST_THROTTLE));
+    Duration::from_millis(rng.u64(wait * 3 / 4..=wait))
+}
+
+/// When a token is refreshed early whose request collided with others or came of an outage, in thousandths of the steady time.
+/// Those that met in it would meet again, so each draws once, and is steady from then on.
+pub(super) fn spread(rng: &mut fastrand::Rng) -> u32 {
+    rng.u32(500..=1_000)
 }
 
 /// A little on top of a Retry-After, never less than it (R32): all processes behind the address were told the same moment.
@@ -65,6 +84,8 @@ pub(super) struct Patience(Duration);
 impl Patience {
     const SHORTEST: Duration = Duration::from_secs(60);
     const LONGEST: Duration = Duration::from_secs(420);
+    /// An answer that took this long was held back by a limiter.
+    pub(super) const HELD: Duration = Duration::from_secs(10);
 
     pub(super) const fn new() -> Self {
         Self(Self::SHORTEST)
@@ -79,9 +100,14 @@ impl Patience {
         self.0 = (self.0 * 2).min(Self::LONGEST);
     }
 
-    /// The endpoint answered.
-    pub(super) fn answered(&mut self) {
-        *self = Self::new();
+    /// The endpoint answered after so long.
+    pub(super) fn answered(&mut self, took: Duration) {
+        *self = if took < Self::HELD { Self::new() } else { Self(Self::LONGEST) };
+    }
+
+    /// A limiter refused the request: it is there, and may hold the next one for as long as it holds any.
+    pub(super) fn throttled(&mut self) {
+        self.0 = Self::LONGEST;
     }
 }
 
@@ -97,7 +123,7 @@ mod tests {
     fn r35_a_throttle_waits_one_spread_slot_and_grows_only_after_five() {
         let mut rng = fastrand::Rng::with_seed(7);
         for (throttles, shortest, longest) in
-            [(1, 15, 25), (5, 15, 25), (6, 30, 50), (7, 60, 100), (9, 225, 300), (99, 225, 300)]
+            [(1, 15, 20), (5, 15, 20), (8, 19, 26), (15, 30, 40), (145, 225, 300), (u32::MAX, 225, 300)]
         {
             let waits: Vec<_> = (0..500).map(|_| after_throttle(&mut rng, throttles, secs(20))).collect();
             let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
@@ -114,6 +140,17 @@ mod tests {
             assert!(waits.iter().all(|wait| *wait <= secs(ceiling)));
             assert!(waits.iter().any(|wait| *wait > secs(ceiling) * 9 / 10));
             assert!(waits.iter().any(|wait| *wait < secs(ceiling) / 10));
+        }
+    }
+
+    #[test]
+    fn r35_a_failed_refresh_waits_for_half_to_two_thirds_of_what_is_left_of_the_token() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        for (left, shortest, longest) in [(900, 450, 600), (150, 75, 100), (6, 3, 4), (4, 0, 5)] {
+            let waits: Vec<_> = (0..500).map(|_| after_failed_refresh(&mut rng, 1, secs(left))).collect();
+            let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+            assert!(*least >= secs(shortest) && *most <= secs(longest), "{left}: {least:?}..{most:?}");
+            assert!(*most - *least > secs(longest - shortest) * 9 / 10, "{left} is not spread: {least:?}..{most:?}");
         }
     }
 
@@ -138,7 +175,13 @@ mod tests {
             patience.silent();
         }
         assert_eq!(seen, [60, 120, 240, 420, 420]);
-        patience.answered();
+        patience.answered(Duration::from_millis(9_999));
         assert_eq!(patience.span(), secs(60));
+        // Whoever is held back once may be held for long.
+        patience.answered(secs(10));
+        assert_eq!(patience.span(), secs(420));
+        patience.answered(secs(1));
+        patience.throttled();
+        assert_eq!(patience.span(), secs(420));
     }
 }

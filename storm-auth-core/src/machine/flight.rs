@@ -77,6 +77,10 @@ pub(super) struct Held {
     lifetime: Duration,
     /// When its whole life ends.
     end: Moment,
+    /// The age at which it is refreshed when that is early.
+    early: Duration,
+    /// When it is refreshed, where a limiter held its request back.
+    place: Option<Moment>,
     /// From here on it is never served (R20).
     pub(super) hard: Moment,
     /// Until when a rejection of it is one of a fresh token (R40).
@@ -88,18 +92,21 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// A token that another process requested, `age` ago.
+    /// A token that another process requested, `age` ago, and that is refreshed after a share of its life.
     pub(super) fn adopted(
         token: Token,
         order: Order,
         lifetime: Duration,
         age: Duration,
+        early: f64,
         hard: Moment,
         now: Now,
     ) -> Self {
         let end = now.after(lifetime.saturating_sub(age));
+        let early = share(lifetime, early);
         let fresh_until = now.after(FRESH.saturating_sub(age));
-        Self { token, lifetime, end, hard, fresh_until, order: Some(order), shared: true }
+        let order = Some(order);
+        Self { token, lifetime, end, early, place: None, hard, fresh_until, order, shared: true }
     }
 }
 
@@ -257,12 +264,28 @@ impl Slot {
 
 // Towards a request
 impl Machine {
-    /// When this token's refresh is due: early in its life, or late for a while after a throttle was felt (R30).
+    /// When this token's refresh is due: early in its life, or late for a while after a refresh was throttled (R30). Whoever was
+    /// held by a limiter keeps the place that it was given: it counts from the answer, and never is late, since it may be held
+    /// again.
     pub(super) fn refresh_at(&self, held: &Held, now: Now) -> Moment {
-        let felt = self.gate.felt_within(held.lifetime.saturating_mul(Policy::LATE_LIVES), now);
-        let share = if felt { self.policy.refresh_late } else { self.policy.refresh_early };
-        let age = Duration::from_millis((millis(held.lifetime) as f64 * share) as u64);
-        held.end.before(held.lifetime.saturating_sub(age)).min(held.hard)
+        if let Some(place) = held.place {
+            return place.min(held.hard);
+        }
+        let (early, late) = (millis(held.early) as f64, millis(share(held.lifetime, self.policy.refresh_late)) as f64);
+        let age = early + (late - early) * self.gate.lateness(held.lifetime, now);
+        held.end.before(held.lifetime.saturating_sub(Duration::from_millis(age as u64))).min(held.hard)
+    }
+
+    /// The early age of a new token. Steady, but where a request failed or a refresh was throttled: those that met in an outage
+    /// would meet again (R30).
+    fn early(&mut self, key: KeyId, lifetime: Duration, sent: Now) -> Duration {
+        let early = share(lifetime, self.policy.refresh_early);
+        let slot = &self.slots[&key];
+        let collided = slot.failures > 0 || (self.gate.is_throttled() && slot.held.is_some());
+        match collided && self.gate.lateness(lifetime, sent) == 0.0 {
+            true => early * backoff::spread(&mut self.rng) / 1_000,
+            false => early,
+        }
     }
 
     pub(super) fn refresh_due(&self, held: &Held, now: Now) -> bool {
@@ -511,9 +534,14 @@ impl Machine {
             self.outputs.event(Event::Noticed { key, diagnostic });
         }
         let throttled = matches!(&answer.outcome, Outcome::Refused(refusal) if refusal.class == Class::Throttled);
-        if !throttled {
-            // A limiter in front that refuses one request may hold the next, so only the endpoint itself proves that it answers.
-            self.slot_mut(key).patience.answered();
+        let took = now.mono.since(landed.sent.mono);
+        let slot = self.slot_mut(key);
+        match throttled {
+            true => slot.patience.throttled(),
+            false => slot.patience.answered(took),
+        }
+        if let (true, Some(lifetime)) = (throttled, slot.valid(now).map(|held| held.lifetime)) {
+            self.gate.crowd(lifetime, now);
         }
         self.mind_the_gate(key, throttled, answer.retry_after, landed.sent, now);
         if matches!(&answer.outcome, Outcome::Refused(refusal) if refusal.class == Class::Configuration) {
@@ -570,10 +598,11 @@ impl Machine {
         until
     }
 
-    /// Throttled or aborted: who can wait for the next slot does.
+    /// Throttled or aborted: who can wait for the next slot does. A refresh that has become late leaves it to the others.
     fn requeue(&mut self, key: KeyId, tenure: Option<Tenure>, now: Now) {
         self.let_go(key, tenure, now);
-        if self.slots[&key].is_wanted(now) {
+        let slot = &self.slots[&key];
+        if slot.is_wanted(now) && slot.valid(now).is_none_or(|held| self.refresh_due(held, now)) {
             self.want(key, now);
         }
         if matches!(self.slots[&key].flight, Flight::Idle) {
@@ -585,6 +614,10 @@ impl Machine {
 
     fn granted(&mut self, landed: Landed, grant: Grant, tenure: Option<Tenure>, now: Now) {
         let Landed { key, sent, secret, .. } = landed;
+        if self.slots[&key].held.is_none() && now.mono.since(sent.mono) < Patience::HELD {
+            self.gate.served_first(grant.lifetime, now);
+        }
+        let early = self.early(key, grant.lifetime, sent);
         self.gate.succeeded();
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         let other_scope = grant.scope.clone().filter(|granted| differs(granted, slot.key.scope().as_str()));
@@ -619,10 +652,14 @@ impl Machine {
             self.let_go(key, tenure, now);
         } else {
             let order = self.order(sent);
+            // Whoever was held by a limiter keeps the place that it was given.
+            let place = (now.mono.since(sent.mono) >= Patience::HELD).then(|| now.after(early.min(hard.left(now))));
             let held = Held {
                 token: token.clone(),
                 lifetime: grant.lifetime,
                 end: sent.after(grant.lifetime),
+                early: early.min(hard.left(sent)),
+                place,
                 hard,
                 fresh_until: now.after(FRESH),
                 order,
@@ -705,7 +742,12 @@ impl Machine {
     fn back_off(&mut self, key: KeyId, cause: Cause, tenure: Option<Tenure>, now: Now) {
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.failures = slot.failures.saturating_add(1);
-        let until = now.after(backoff::after_failure(&mut self.rng, slot.failures));
+        self.gate.fail(now);
+        let wait = match slot.valid(now).map(|held| held.hard.left(now)) {
+            Some(left) => backoff::after_failed_refresh(&mut self.rng, slot.failures, left),
+            None => backoff::after_failure(&mut self.rng, slot.failures),
+        };
+        let until = now.after(wait);
         slot.flight = Flight::BackingOff { until, trouble: Trouble::Unavailable(cause.clone()) };
         // One failure may be the key's own bad luck: its first retry is as free as a first request.
         if slot.failures > 1 {
@@ -745,6 +787,11 @@ impl Machine {
         if hold_off {
             self.fail_with_trouble(key, now);
             return Invalidated::HeldOff;
+        }
+        let slot = self.slots.get_mut(&key).expect(KNOWN);
+        if let Flight::BackingOff { until, trouble: Trouble::Unavailable(_) } = &mut slot.flight {
+            // It took its time while there was a token.
+            *until = until.min(now.after(backoff::after_failure(&mut self.rng, slot.failures)));
         }
         // A refresh in the queue has become an earlier need, if it still is one.
         self.leave_queue(key);
@@ -1042,6 +1089,11 @@ fn secrets(slot: &Slot, sent: &ClientSecret) -> [Zeroizing<Vec<u8>>; 3] {
     let copy = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
     let current = slot.key.credentials.secret();
     [copy(sent.expose()), copy(current.expose()), copy(slot.held.as_ref().map_or("", |held| held.token.expose()))]
+}
+
+/// A share of a lifetime, in whole milliseconds.
+fn share(lifetime: Duration, share: f64) -> Duration {
+    Duration::from_millis((millis(lifetime) as f64 * share) as u64)
 }
 
 /// Whether two scopes hold other tokens, whatever their order.

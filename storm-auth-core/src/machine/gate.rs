@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use crate::config::Policy;
 use crate::time::{Moment, Mono, Now};
 
 #[derive(Clone, Default, Debug)]
@@ -13,6 +14,12 @@ pub(super) struct Gate {
     /// Throttles in a row since the last success.
     throttles: u32,
     felt: Option<Mono>,
+    /// Since when every request was throttled.
+    starved: Option<Mono>,
+    /// When a refresh was throttled last, no failure aside: many share the address.
+    crowded: Option<Mono>,
+    /// When a request failed last.
+    failed: Option<Mono>,
 }
 
 impl Gate {
@@ -21,6 +28,7 @@ impl Gate {
     pub(super) fn feel(&mut self, sent: Now, now: Now) -> u32 {
         if self.felt.is_none_or(|felt| sent.mono > felt) {
             self.throttles = self.throttles.saturating_add(1);
+            self.starved.get_or_insert(sent.mono);
         }
         self.felt = Some(now.mono);
         self.throttles
@@ -28,11 +36,40 @@ impl Gate {
 
     pub(super) fn succeeded(&mut self) {
         self.throttles = 0;
+        self.starved = None;
     }
 
-    /// Whether a throttle was felt within `span`.
-    pub(super) fn felt_within(&self, span: Duration, now: Now) -> bool {
-        self.felt.is_some_and(|felt| now.mono.since(felt) < span)
+    /// A first token, of this lifetime, came. If throttles kept it away for a quarter of that, the address is crowded.
+    pub(super) fn served_first(&mut self, lifetime: Duration, now: Now) {
+        if self.starved.is_some_and(|starved| now.mono.since(starved) >= lifetime / 4) {
+            self.crowd(lifetime, now);
+        }
+    }
+
+    /// Whether a request was throttled since the last success.
+    pub(super) fn is_throttled(&self) -> bool {
+        self.throttles > 0
+    }
+
+    /// The refresh of a token of this lifetime was throttled. In an outage and for a while after it that came of the retries.
+    pub(super) fn crowd(&mut self, lifetime: Duration, now: Now) {
+        let wary = lifetime.saturating_mul(Policy::WARY_LIVES);
+        if self.failed.is_none_or(|failed| now.mono.since(failed) >= wary) {
+            self.crowded = Some(now.mono);
+        }
+    }
+
+    /// A request failed: who knows outages keeps a reserve for them.
+    pub(super) fn fail(&mut self, now: Now) {
+        self.failed = Some(now.mono);
+        self.crowded = None;
+    }
+
+    /// How late tokens of this lifetime are refreshed, from 0 for early to 1 for late (R30).
+    pub(super) fn lateness(&self, lifetime: Duration, now: Now) -> f64 {
+        let span = lifetime.saturating_mul(Policy::LATE_LIVES);
+        let since = self.crowded.map(|crowded| now.mono.since(crowded));
+        since.map_or(0.0, |since| (2.0 - since.as_secs_f64() / span.as_secs_f64().max(1.0)).clamp(0.0, 1.0))
     }
 
     /// Closes it for at least `wait`; returns by how much that is longer than before.

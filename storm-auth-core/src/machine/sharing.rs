@@ -262,7 +262,9 @@ impl Machine {
         }
         let longest = now.mono + LONGEST_FOLLOWED + Duration::from_millis(self.rng.u64(0..=millis(LONGEST_FOLLOWED)));
         let slot = self.slots.get_mut(&key).expect(KNOWN);
-        let until = *slot.followed_until.get_or_insert(longest);
+        // One that was long ago was another row.
+        let row = slot.followed_until.filter(|until| now.mono < *until + LONGEST_FOLLOWED);
+        let until = *slot.followed_until.insert(row.unwrap_or(longest));
         if until <= now.mono {
             slot.followed_until = None;
             self.outputs.event(Event::LeaseLapsed { key });
@@ -283,10 +285,7 @@ impl Machine {
             match self.slots[&key].is_wanted(now) {
                 true if self.may_share(now) => self.read(key, now),
                 true => self.go_on(key, Way::Queue(Path::Alone), now),
-                false => {
-                    self.slot_mut(key).followed_until = None;
-                    self.settle(key, now);
-                }
+                false => self.settle(key, now),
             }
         }
     }
@@ -333,7 +332,7 @@ impl Machine {
         if left.is_zero() || slot.has_rejected(token.id()) {
             return Err(None);
         }
-        Ok(Held::adopted(token, record.order, lifetime, age, hard, now))
+        Ok(Held::adopted(token, record.order, lifetime, age, self.policy.refresh_early, hard, now))
     }
 
     /// What every answer says beside what it was asked for.

@@ -580,26 +580,78 @@ fn r30_calls_keep_a_steady_period_and_draw_no_randomness() {
 }
 
 #[test]
-fn r30_refreshes_are_late_for_a_while_after_a_throttle_was_felt_and_early_again_after_it() {
+fn r30_refreshes_are_late_for_long_after_one_was_throttled_and_come_back_to_early() {
     let (mut lab, key) = Lab::with_token(600);
-    let other = lab.key("erp");
-    lab.advance_to(10_000);
-    lab.wait(other);
-    lab.answer_key(other, status(429));
-    assert_eq!(lab.status(key).refresh_at, Some(lab.unix(559_800)), "0.933 of 600 s");
     lab.advance_to(450_000);
     assert_eq!(lab.token(key), "first");
-    assert!(lab.wire[2..].iter().all(|(_, whose)| *whose != key));
+    lab.answer(status(429));
+    // It leaves the slots to the others, until it is late itself: at 0.94 of 600 s.
+    assert_eq!(lab.status(key).refresh_at, Some(lab.unix(564_000)));
+    lab.drive_to(563_999);
+    assert_eq!((lab.token(key).as_str(), lab.requests()), ("first", 2));
+    lab.advance_to(564_000);
+    assert_eq!((lab.token(key).as_str(), lab.requests()), ("first", 3));
+    lab.answer(granted("second", 600));
 
-    // Twelve lifetimes later it is forgotten.
-    lab.drive_to(10_000 + 12 * 600_000 - 1_000);
-    let waiter = lab.wait(key);
-    lab.answer_key(key, granted("second", 600));
-    lab.result(waiter).unwrap();
-    let sent = lab.elapsed();
-    assert_eq!(lab.status(key).refresh_at, Some(lab.unix(sent + 559_800)));
-    lab.advance(secs(1));
-    assert_eq!(lab.status(key).refresh_at, Some(lab.unix(sent + 450_000)));
+    // Late for two hundred lifetimes, half as late after three hundred, early after four hundred.
+    for (lives, age) in [(200, 564_000), (300, 507_000), (400, 450_000)] {
+        lab.drive_to(450_000 + lives * 600_000);
+        let waiter = lab.wait(key);
+        lab.answer(granted(&format!("after {lives}").replace(' ', "-"), 600));
+        lab.result(waiter).unwrap();
+        let sent = lab.elapsed();
+        assert_eq!(lab.status(key).refresh_at, Some(lab.unix(sent + age)), "{lives} lives");
+    }
+}
+
+#[test]
+fn r30_a_first_request_that_is_throttled_makes_refreshes_late_only_where_it_waited_for_a_quarter_of_the_life() {
+    for (seconds, age) in [(149, 450_000), (150, 564_000)] {
+        let (mut lab, key) = Lab::with_key();
+        lab.wait_within(key, secs(5));
+        lab.answer(retry_after(status(429), "5"));
+        lab.drive_to(seconds * 1_000);
+        lab.wait(key);
+        lab.answer(granted("first", 600));
+        assert_eq!(lab.status(key).refresh_at, Some(lab.unix(seconds * 1_000 + age)));
+    }
+}
+
+#[test]
+fn r30_a_failure_makes_refreshes_early_again_and_spreads_the_next_one() {
+    let mut ages = Vec::new();
+    for seed in 0..200 {
+        let mut lab = Lab::seeded(Policy::default(), seed);
+        let key = lab.key("shop");
+        lab.fetch(key, "first", 600);
+        lab.advance_to(450_000);
+        lab.token(key);
+        lab.answer(status(429));
+        lab.advance_to(564_000);
+        lab.token(key);
+        lab.answer(status(500));
+        lab.advance_to(585_000);
+        lab.token(key);
+        lab.answer(granted("second", 600));
+        ages.push(lab.status(key).refresh_at.unwrap().since(lab.unix(585_000)).as_secs());
+        // A throttle says nothing for a while after it.
+        lab.advance_to(1_040_000);
+        lab.token(key);
+        lab.answer(status(429));
+        assert_eq!(lab.status(key).refresh_at, Some(lab.unix(1_040_000)), "still due");
+    }
+    let (least, most) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
+    assert!((225..240).contains(least) && (435..=450).contains(most), "{least}..{most}");
+}
+
+#[test]
+fn r30_a_limiter_that_holds_a_request_gives_it_a_place_of_its_own() {
+    let mut lab = Lab::new();
+    let key = lab.key("shop");
+    lab.wait(key);
+    lab.advance_to(40_000);
+    lab.answer(granted("first", 600));
+    assert_eq!(lab.status(key).refresh_at, Some(lab.unix(490_000)), "0.75 of 600 s after the answer");
 }
 
 #[test]
@@ -654,12 +706,10 @@ fn r24_nobody_asks_before_there_is_something_to_do() {
     let (mut lab, key) = Lab::with_token(3_600);
     lab.advance_to(2_700_000);
     lab.token(key);
-    lab.answer(status(429)); // from now on refreshes are late: at 0.933 of the life
-    lab.drive_to(2_740_000);
-    lab.answer(status(500));
+    lab.answer(status(429)); // from now on refreshes are late: at 0.94 of the life
     lab.advance_to(2_800_000);
     lab.token(key);
-    assert_eq!(lab.machine.peek(key, lab.now()).unwrap().look.mono, lab.mono(3_358_800));
+    assert_eq!(lab.machine.peek(key, lab.now()).unwrap().look.mono, lab.mono(3_384_000));
 }
 
 #[test]
@@ -679,18 +729,30 @@ fn r29_a_warm_key_whose_tokens_live_for_no_time_backs_off() {
     assert!(lab.requests() < 10, "{}", lab.requests());
 }
 
-/// A back-off that ends before refreshes that have become late is no reason to look at the clock for ever.
 #[test]
-fn r30_a_warm_key_that_backs_off_waits_for_its_late_refresh() {
+fn r30_a_warm_key_that_was_throttled_waits_for_its_late_refresh() {
     let (mut lab, key) = Lab::with_token(3_600);
     lab.machine.keep_warm(key, lab.now());
     lab.drive_to(2_700_000);
     lab.answer(status(429));
-    lab.drive_to(2_740_000);
+    lab.drive_to(3_383_999);
+    assert_eq!(lab.requests(), 2);
+    lab.drive_to(3_384_000);
     assert_eq!(lab.requests(), 3);
+}
+
+#[test]
+fn r35_a_refresh_that_failed_waits_for_half_of_what_is_left_and_no_longer_than_there_is_a_token() {
+    let (mut lab, key) = Lab::with_token(3_600);
+    lab.advance_to(2_700_000);
+    assert_eq!(lab.token(key), "first");
     lab.answer(status(500));
-    lab.drive_to(3_358_799);
+    let peek = lab.machine.peek(key, lab.now()).unwrap();
+    let wait = peek.look.mono.since(lab.now().mono).as_secs();
+    assert!((445..=593).contains(&wait), "{wait} s of 890");
+    // Once the token is gone, callers wait for a new one.
+    lab.machine.invalidate(peek.token.id(), lab.now());
+    lab.drive(secs(5));
+    lab.wait(key);
     assert_eq!(lab.requests(), 3);
-    lab.drive_to(3_358_800);
-    assert_eq!(lab.requests(), 4);
 }

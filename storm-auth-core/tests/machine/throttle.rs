@@ -212,17 +212,17 @@ fn r34_a_shorter_wait_does_not_open_the_gate_earlier() {
 fn r35_a_throttle_without_retry_after_waits_about_one_slot_and_grows_only_after_five_in_a_row() {
     let (mut lab, key) = Lab::with_key();
     let mut waits = Vec::new();
-    for _ in 0..10 {
-        lab.wait_within(key, secs(10_000));
+    for _ in 0..150 {
+        lab.wait_within(key, secs(100_000));
         while lab.sends.is_empty() {
-            lab.drive(millis(100));
+            lab.drive(secs(3));
         }
         lab.answer(status(429));
         waits.push(gate(&lab).as_secs());
     }
-    assert!(waits[..5].iter().all(|wait| (15..=25).contains(wait)), "{waits:?}");
-    assert!((30..=50).contains(&waits[5]) && (60..=100).contains(&waits[6]), "{waits:?}");
-    assert!(waits[9] >= 225 && waits.iter().all(|wait| *wait <= 300), "{waits:?}");
+    assert!(waits[..5].iter().all(|wait| (15..=20).contains(wait)), "{waits:?}");
+    assert!((16..=22).contains(&waits[5]) && (18..=24).contains(&waits[6]), "{waits:?}");
+    assert!((112..=150).contains(&waits[69]) && (225..=300).contains(&waits[149]), "{waits:?}");
 
     // A success ends the row.
     while lab.sends.is_empty() {
@@ -232,7 +232,7 @@ fn r35_a_throttle_without_retry_after_waits_about_one_slot_and_grows_only_after_
     let other = lab.key("erp");
     lab.wait(other);
     lab.answer(status(429));
-    assert!((15..=25).contains(&gate(&lab).as_secs()));
+    assert!((15..=20).contains(&gate(&lab).as_secs()));
 }
 
 #[test]

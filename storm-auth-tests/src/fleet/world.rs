@@ -131,6 +131,8 @@ struct World<'a> {
     issued: Vec<u64>,
     /// Processes that have had no token yet in their first life.
     unserved: usize,
+    /// The time, over all processes, in which a call would have been given a dead token.
+    stale: u64,
     figures: Figures,
     course: Course,
 }
@@ -146,6 +148,7 @@ pub(super) fn run(plan: &Plan, seed: u64) -> Run {
     }
     world.at = world.end;
     (0..plan.processes).for_each(|process| world.count(process));
+    world.figures.expired_handed_out = world.stale.div_ceil(PAUSE);
     world.figures.seeds = 1;
     world.figures.measured = world.end - world.measured_from;
     Run { figures: world.figures, course: world.course }
@@ -176,6 +179,7 @@ impl<'a> World<'a> {
             limiter: plan.limiter.clone(),
             issued: Vec::new(),
             unserved: plan.processes,
+            stale: 0,
             figures: Figures::default(),
             course: Course::new(end),
             rng,
@@ -357,7 +361,7 @@ impl<'a> World<'a> {
         }
         figures.holding += measured(from, to);
         figures.without += measured(good, to);
-        figures.expired_handed_out += measured(good, stale) / PAUSE;
+        self.stale += measured(good, stale);
         if measured(good, to) > 0 {
             figures.longest_without = figures.longest_without.max(measured(one.without_since, to));
         }

@@ -326,10 +326,12 @@ impl Judge {
     pub(super) fn deliver(&mut self, key: usize, op: OpId, answer: &Answer, now: Now) -> bool {
         let Some(flight) = self.land(key, op) else { return false };
         let record = &mut self.records[key];
-        // A limiter in front that refuses one request may hold the next: only the endpoint proves that it answers.
-        if answer.meaning != Meaning::Throttled {
-            record.patience = Duration::from_secs(60);
-        }
+        // A limiter in front that refuses one request, or has held it, may hold the next one for as long as it holds any.
+        let held_back = now.mono.since(flight.sent.mono) >= Duration::from_secs(10);
+        record.patience = match answer.meaning == Meaning::Throttled || held_back {
+            true => Duration::from_secs(420),
+            false => Duration::from_secs(60),
+        };
         match answer.meaning {
             Meaning::Throttled => self.counts.throttled += 1,
             Meaning::Unusable => self.counts.unusable += 1,

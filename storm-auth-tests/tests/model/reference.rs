@@ -64,6 +64,8 @@ impl Rules {
 pub(crate) trait Draws {
     /// How long the back-off of a key lasts from now, that has just begun.
     fn back_off(&self, key: u64) -> u64;
+    /// How long after `from` the refresh of a key's token is due.
+    fn refresh(&self, key: u64, from: Time) -> u64;
     /// How long the gate is closed from now.
     fn gate(&self) -> u64;
     /// How long the retries of other keys are held back from now.
@@ -266,7 +268,14 @@ struct Token {
     sent: Time,
     received: Time,
     lifetime: u64,
+    /// The age at which it is refreshed when that is early.
+    early: u64,
     dies: Time,
+}
+
+/// Whether an answer took as long as only a limiter does that holds requests.
+fn is_held(sent: Time, received: Time) -> bool {
+    received.mono.saturating_sub(sent.mono) >= 10 * SECOND
 }
 
 #[derive(Clone, Debug)]
@@ -360,6 +369,10 @@ pub(crate) struct Model {
     /// Throttles in a row, and when the last one was felt.
     throttles: u32,
     felt: Option<u64>,
+    /// The first throttle since a token came, the last one that says how crowded the address is, and the last failure.
+    starved: Option<u64>,
+    crowded: Option<u64>,
+    troubled: Option<u64>,
     is_closed: bool,
     pub(crate) tally: Tally,
     /// What came out and was not taken yet.
@@ -383,6 +396,9 @@ impl Model {
             hold: None,
             throttles: 0,
             felt: None,
+            starved: None,
+            crowded: None,
+            troubled: None,
             is_closed: false,
             tally: Tally::default(),
             sent: Vec::new(),
@@ -491,6 +507,11 @@ impl Model {
             self.rest(id, until, Trouble::TokensRejected, now);
             return Rejection::HeldOff;
         }
+        if let Doing::Resting { until, why: Trouble::Unavailable(cause) } = &self.keys[&id].doing {
+            let (until, cause) = (*until, *cause);
+            let soonest = until.earlier(now.after(draws.back_off(id)));
+            self.key(id).doing = Doing::Resting { until: soonest, why: Trouble::Unavailable(cause) };
+        }
         if self.keys[&id].is_wanted(now) {
             self.want(id, now, draws);
         }
@@ -546,8 +567,12 @@ impl Model {
     pub(crate) fn answer(&mut self, ticket: u64, reply: &Reply, now: Time, draws: &dyn Draws) {
         self.open_gate(now);
         if let Some((id, sent, secret)) = self.land(ticket) {
-            if reply.says != Says::Throttle {
-                self.key(id).silences = 0;
+            // R47: where requests are held back or refused, the next one may be held for long.
+            let is_throttle = reply.says == Says::Throttle;
+            self.key(id).silences = if is_throttle || is_held(sent, now) { 3 } else { 0 };
+            if let (true, Some(token)) = (is_throttle, self.keys[&id].valid(now)) {
+                let lifetime = token.lifetime;
+                self.crowd(lifetime, now);
             }
             self.feel(&reply.says, reply.retry_after, sent, now, draws);
             match &reply.says {
@@ -732,12 +757,29 @@ impl Model {
         self.keys.get_mut(&id).expect("the model speaks of keys that it has")
     }
 
-    /// R29, R30: when the valid token's refresh is due: at 75 % of its life, later while a throttle was felt within twelve lives.
+    /// R29, R30: when the valid token's refresh is due: at 75 % of its life, or when it drew; later where the address is crowded.
     fn refresh_at(&self, key: &Key, now: Time) -> Option<Time> {
         let token = key.valid(now)?;
-        let felt = self.felt.is_some_and(|felt| now.mono.saturating_sub(felt) < 12 * token.lifetime);
-        let share = if felt { self.rules.late } else { self.rules.early };
-        Some(token.sent.after((token.lifetime as f64 * share) as u64).earlier(token.dies))
+        if is_held(token.sent, token.received) {
+            return Some(token.received.after(token.early).earlier(token.dies));
+        }
+        let late = (token.lifetime as f64 * self.rules.late) as u64;
+        let age = token.early as f64 + (late as f64 - token.early as f64) * self.lateness(token.lifetime, now);
+        Some(token.sent.after(age as u64).earlier(token.dies))
+    }
+
+    /// Wholly late for two hundred lives after the address was crowded, and less and less over as many more.
+    fn lateness(&self, lifetime: u64, now: Time) -> f64 {
+        let Some(crowded) = self.crowded else { return 0.0 };
+        let span = (200 * lifetime) as f64 / 1_000.0;
+        (2.0 - now.mono.saturating_sub(crowded) as f64 / 1_000.0 / span.max(1.0)).clamp(0.0, 1.0)
+    }
+
+    /// A throttle says so, but for eight lives after a failure.
+    fn crowd(&mut self, lifetime: u64, now: Time) {
+        if self.troubled.is_none_or(|troubled| now.mono.saturating_sub(troubled) >= 8 * lifetime) {
+            self.crowded = Some(now.mono);
+        }
     }
 
     fn ready(&self, spent: &[Spent]) -> u64 {
@@ -892,6 +934,7 @@ impl Model {
             // Those that were under way together met the same empty bucket.
             if self.felt.is_none_or(|felt| sent.mono > felt) {
                 self.throttles += 1;
+                self.starved = self.starved.or(Some(sent.mono));
             }
             self.felt = Some(now.mono);
         }
@@ -901,8 +944,9 @@ impl Model {
                 wait..=wait + (wait / 10).min(2 * SECOND)
             }
             None if is_throttle => {
-                let wait = (self.rules.slot() << self.throttles.saturating_sub(5).min(20)).min(300 * SECOND);
-                wait - wait / 4..=(wait + wait / 4).min(300 * SECOND)
+                let slot = self.rules.slot();
+                let wait = (slot + slot * u64::from(self.throttles.saturating_sub(5)) / 10).min(300 * SECOND);
+                wait * 3 / 4..=wait
             }
             None => return,
         };
@@ -918,8 +962,14 @@ impl Model {
     }
 
     fn grant(&mut self, id: u64, text: &str, lifetime: u64, sent: Time, now: Time, draws: &dyn Draws) {
-        self.throttles = 0;
         let lifetime = lifetime.min(86_400) * SECOND;
+        let (starved, is_first) = (self.starved.take(), self.keys[&id].token.is_none());
+        if is_first && !is_held(sent, now) && starved.is_some_and(|starved| now.mono - starved >= lifetime / 4) {
+            self.crowd(lifetime, now);
+        }
+        let collided = self.keys[&id].failures > 0 || self.throttles > 0 && !is_first;
+        let draws_its_refresh = collided && self.lateness(lifetime, sent) == 0.0;
+        self.throttles = 0;
         // R20
         let dies = match lifetime {
             0 => now,
@@ -951,7 +1001,16 @@ impl Model {
         let key = self.key(id);
         (key.failures, key.refusals, key.refused) = (0, 0, false);
         if lifetime > 0 {
-            let token = Token { text: text.to_owned(), sent, received: now, lifetime, dies };
+            let from = if is_held(sent, now) { now } else { sent };
+            let mut early = ((lifetime as f64 * self.rules.early) as u64).min(dies.left(from));
+            if draws_its_refresh {
+                let drawn = draws.refresh(id, from);
+                let least = (((lifetime as f64 * self.rules.early) as u64) / 2).min(early);
+                assert!((least..=early).contains(&drawn), "refreshed after {drawn} of {early}");
+                early = drawn;
+            }
+            let key = self.key(id);
+            let token = Token { text: text.to_owned(), sent, received: now, lifetime, early, dies };
             if key.token.replace(token).is_some() {
                 key.fresh_rejections = 0;
             }
@@ -998,11 +1057,22 @@ impl Model {
         if key.failures > 1 {
             key.failed = Some((now, cause));
         }
-        // R35: full jitter, from 5 s, doubled each time up to two minutes.
-        let most = ((5 * SECOND) << (key.failures - 1).min(10)).min(120 * SECOND);
-        let wait = draws.back_off(id);
-        assert!(wait <= most, "a back-off of {wait} after {} failures", self.keys[&id].failures);
+        self.troubled = Some(now.mono);
+        self.crowded = None;
+        let wait = self.rested(id, now, draws);
         self.rest(id, now.after(wait), Trouble::Unavailable(cause), now);
+    }
+
+    /// R35: how long a key rests after a failure: while its token lives, for half to two thirds of what is left; else full jitter,
+    /// from 5 s, doubled each time up to two minutes.
+    fn rested(&self, id: u64, now: Time, draws: &dyn Draws) -> u64 {
+        let key = &self.keys[&id];
+        let left = key.valid(now).map_or(0, |token| token.dies.left(now));
+        let most = ((5 * SECOND) << (key.failures - 1).min(10)).min(120 * SECOND);
+        let range = if left < 5 * SECOND { 0..=most } else { left / 2..=left * 2 / 3 };
+        let wait = draws.back_off(id);
+        assert!(range.contains(&wait), "a back-off of {wait}, not {range:?}, after {} failures", key.failures);
+        wait
     }
 
     fn rest(&mut self, id: u64, until: Time, why: Trouble, now: Time) {
@@ -1014,7 +1084,9 @@ impl Model {
 
     /// Whoever can wait for the next slot does, without being told.
     fn ask_again(&mut self, id: u64, now: Time, draws: &dyn Draws) {
-        if self.keys[&id].is_wanted(now) {
+        // R30: whose refresh has become late leaves the slots to the others.
+        let is_due = self.refresh_at(&self.keys[&id], now).is_none_or(|refresh| refresh.has_come(now));
+        if self.keys[&id].is_wanted(now) && is_due {
             self.want(id, now, draws);
         }
         if matches!(self.keys[&id].doing, Doing::Nothing) {

@@ -153,7 +153,7 @@ impl Draws for Drawn<'_> {
             let status = self.machine.key_status(self.keys[&key], then).expect("the key is there");
             status.activity == machine::Activity::BackingOff
         };
-        let (mut least, mut most) = (0, 1 << 18);
+        let (mut least, mut most) = (0, 1 << 27);
         while least < most {
             let middle = (least + most) / 2;
             match backs_off(middle) {
@@ -162,6 +162,12 @@ impl Draws for Drawn<'_> {
             }
         }
         least
+    }
+
+    fn refresh(&self, key: u64, from: Time) -> u64 {
+        let then = Now::from_millis(from.mono, from.wall);
+        let status = self.machine.key_status(self.keys[&key], then).expect("the key is there");
+        status.refresh_at.expect("it has a token").as_millis() - from.wall
     }
 
     fn gate(&self) -> u64 {
@@ -205,7 +211,7 @@ impl Stage {
             budget: setting.budget.map(|(per_minute, burst)| (per_minute.into(), burst.into())),
             patience: 30_000,
             early: 0.75,
-            late: 0.933,
+            late: 0.94,
             stale: setting.stale * 1_000,
         };
         let mut stage = Self {

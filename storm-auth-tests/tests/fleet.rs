@@ -1,0 +1,147 @@
+//! Fleets behind one address, in small: R20, R28, R30, R35. The whole of it is `fleet --promises`.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use storm_auth_tests::emulator::Limiter;
+use storm_auth_tests::fleet::{self, Figures, Outage, OutageKind, PEERS, Plan, Policy};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Six hours after two of warm-up.
+fn plan(processes: usize, seconds: u64) -> Plan {
+    Plan { hours: 6 * HOUR, ..Plan::new(processes, Duration::from_secs(seconds)) }
+}
+
+fn figures(plan: &Plan) -> Figures {
+    fleet::run_all(plan, 1, 3, || ()).figures
+}
+
+#[track_caller]
+fn assert_nobody_is_without(figures: &Figures) {
+    let text = format!("{figures:?}");
+    assert!(figures.without_token_percent() < 0.000_5 && figures.expired_handed_out == 0, "{text}");
+}
+
+#[test]
+fn r30_93_percent_of_what_the_address_carries_is_served_with_few_rejects() {
+    for plan in [plan(28, 600), plan(165, 3_600)] {
+        let figures = figures(&plan);
+        assert_nobody_is_without(&figures);
+        assert!(figures.rejects_per_hour() <= 5.0, "{figures:?}");
+    }
+}
+
+#[test]
+fn r30_peers_do_worse_where_the_address_is_crowded() {
+    let ours = figures(&plan(28, 600)).without_token_percent();
+    for peer in &PEERS {
+        let plan = Plan { policy: Policy::Peer(peer), ..plan(28, 600) };
+        let figures = figures(&plan);
+        assert!(figures.without_token_percent() > ours + 0.05, "{}: {figures:?}", peer.name);
+    }
+}
+
+#[test]
+fn r20_a_lifetime_that_is_counted_from_the_answer_hands_out_expired_tokens() {
+    let outage = Outage { every: HOUR, length: Duration::from_secs(600), kind: OutageKind::Refused };
+    let ours = Plan { outage: Some(outage), ..plan(15, 600) };
+    let background = Plan { policy: Policy::named("background").unwrap(), ..ours.clone() };
+    assert!(figures(&background).expired_handed_out > 0);
+    let ours = figures(&ours);
+    assert!(ours.without > 0 && ours.expired_handed_out == 0, "{ours:?}");
+}
+
+#[test]
+fn r47_a_limiter_that_holds_requests_starves_nobody() {
+    for (processes, seconds) in [(15, 600), (100, 3_600)] {
+        let plan = Plan { limiter: Limiter::nginx_delay(), warmup: HOUR, ..plan(processes, seconds) };
+        let figures = figures(&plan);
+        assert_nobody_is_without(&figures);
+        assert_eq!(figures.starting, 0, "{figures:?}");
+    }
+}
+
+#[test]
+fn r28_r35_an_outage_of_two_minutes_an_hour_is_outlasted() {
+    for kind in [OutageKind::Status, OutageKind::Refused] {
+        let outage = Outage { every: HOUR, length: Duration::from_secs(120), kind };
+        assert_nobody_is_without(&figures(&Plan { outage: Some(outage), ..plan(10, 600) }));
+    }
+}
+
+#[test]
+fn r35_a_crowd_that_starts_at_once_is_served_as_fast_as_the_limiter_lets_it() {
+    for (processes, seconds) in [(50, 638.0), (100, 1_738.0)] {
+        let cold = Plan { warmup: Duration::ZERO, hours: HOUR, ..plan(processes, 3_600) };
+        let after = figures(&cold).last_served_after_s().unwrap();
+        assert!(after <= seconds, "{processes} processes: {after} s");
+    }
+}
+
+#[test]
+fn r63_a_seed_tells_the_same_story_again() {
+    let plan = Plan { restart_every: Some(2 * HOUR), ..plan(25, 600) };
+    let (one, other) = (fleet::run(&plan, 7), fleet::run(&plan, 7));
+    assert!(one.figures == other.figures && one.course == other.course);
+    assert_ne!(one.figures, fleet::run(&plan, 8).figures);
+}
+
+#[test]
+fn without_a_limiter_nobody_is_refused_and_a_plan_has_no_bound() {
+    let free = Plan { limiter: Limiter::none(), ..plan(60, 600) };
+    let figures = figures(&free);
+    assert_eq!((figures.rejects, figures.without), (0, 0));
+    assert_eq!(fleet::how_many(&free, 1, 1, |_| ()), None);
+}
+
+fn fleet(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fleet")).args(arguments).output().unwrap()
+}
+
+#[test]
+fn it_prints_one_json_object_and_draws() {
+    let file = std::env::temp_dir().join(format!("storm-fleet-{}.svg", std::process::id()));
+    let arguments = ["--processes", "8", "--hours", "1", "--warmup-hours", "0.5", "--seeds", "2", "--json"];
+    let output = fleet(&[&arguments[..], &["--policy", "storm,jitter", "--svg", file.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for key in
+        ["without_token_percent", "rejects_per_hour", "token_requests", "expired_handed_out", "last_served_after_s"]
+    {
+        assert!(object[key].is_number() && object["beside"][0][key].is_number(), "{key}: {object}");
+    }
+    assert_eq!((&object["policy"], &object["beside"][0]["policy"]), (&"storm".into(), &"jitter".into()));
+    let drawn = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(drawn.starts_with("<svg") && drawn.matches("<polyline").count() >= 8);
+}
+
+#[test]
+fn the_planner_finds_how_many_fit() {
+    let output =
+        fleet(&["--how-many", "--ttl", "600", "--hours", "4", "--seeds", "1", "--policy", "storm,expiry", "--json"]);
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let fits = |name: &str| object["how_many"][name].as_u64().unwrap();
+    assert!((26..=30).contains(&fits("storm")) && fits("expiry") < 20, "{object}");
+}
+
+#[test]
+fn a_mistake_on_the_command_line_says_what_to_change() {
+    for (arguments, says) in [
+        (&["--processes", "0"][..], "a whole number from 1"),
+        (&["--ttl", "ten"], "like 600, 90s, 10m or 1h"),
+        (&["--policy", "strom"], "storm,steady,jitter"),
+        (&["--limiter", "bucket"], "nginx-delay"),
+        (&["--outage", "1h"], "like 1h:120s"),
+        (&["--outage", "1h:2h"], "a span from 1 s to 3600 s"),
+        (&["--outage", "1h:2m:slow"], "status, refused, silent"),
+        (&["--hours", "-1"], "a number of hours"),
+        (&["--store", "shared"], "--store"),
+    ] {
+        let output = fleet(arguments);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text.contains(says) && output.stdout.is_empty(), "{arguments:?}: {text}");
+    }
+}
