@@ -1,5 +1,7 @@
 //! Fleets behind one address, in small: R20, R28, R30, R35. The whole of it is `fleet --promises`.
 
+#![allow(clippy::unwrap_used, reason = "what the tests share stands outside of their functions")]
+
 use std::process::{Command, Output};
 use std::time::Duration;
 
