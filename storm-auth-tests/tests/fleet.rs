@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use storm_auth_tests::emulator::Limiter;
-use storm_auth_tests::fleet::{self, Figures, Outage, OutageKind, PEERS, Plan, Policy};
+use storm_auth_tests::fleet::{self, Figures, Outage, OutageKind, PEERS, Plan, Policy, Shared};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -146,4 +146,27 @@ fn a_mistake_on_the_command_line_says_what_to_change() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(text.contains(says) && output.stdout.is_empty(), "{arguments:?}: {text}");
     }
+}
+
+#[test]
+fn r72_a_thousand_processes_that_share_a_store_send_one_request_per_lifetime() {
+    let shared =
+        |hours: Duration| Plan { store: Some(Shared::default()), warmup: Duration::ZERO, hours, ..plan(1_000, 600) };
+    let cold = figures(&shared(HOUR / 12));
+    assert_eq!((cold.token_requests, cold.rejects), (3, 0), "one for each seed");
+    // They start within the first second.
+    assert!(cold.last_served_after_s().unwrap() < 3.0, "{cold:?}");
+    let troubled = Plan { pause: Some((HOUR, HOUR / 120)), restart_every: Some(HOUR), ..shared(HOUR) };
+    let troubled = fleet::run(&troubled, 1).figures;
+    assert_nobody_is_without(&troubled);
+    // A refresh is due at 75 % of a life of 600 s.
+    assert!((8..=9).contains(&troubled.token_requests), "{troubled:?}");
+}
+
+#[test]
+fn r75_twenty_processes_that_lose_their_store_get_tokens_of_their_own_in_time() {
+    let lost = Shared { outage: Some((2 * HOUR, HOUR)) };
+    let figures = figures(&Plan { store: Some(lost), ..plan(20, 600) });
+    assert_nobody_is_without(&figures);
+    assert_eq!(figures.rejects, 0, "{figures:?}");
 }

@@ -421,7 +421,7 @@ fn r70_r75_a_record_that_no_holder_of_the_secret_wrote_is_a_miss() {
     }
     let later = Record { order: Order { sent: theirs.order.sent + millis(1), ..theirs.order }, ..theirs.clone() };
     assert_eq!(judged(&later, 0), unreadable);
-    let longer = Record { expires_at: theirs.expires_at + secs(60), ..theirs.clone() };
+    let longer = Record { expires_at: theirs.expires_at + secs(60), ..theirs };
     assert_eq!(judged(&longer, 0), unreadable);
     let (mut stranger, key) = Lab::sharing(99);
     stranger.machine.set_credentials(key, Credentials::new("shop", "0ther").unwrap(), stranger.now()).unwrap();

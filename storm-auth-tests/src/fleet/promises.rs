@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::course::Figures;
-use super::plan::{Outage, OutageKind, Plan};
+use super::plan::{Outage, OutageKind, Plan, Shared};
 use crate::emulator::Limiter;
 
 /// A plan, and what its figures must not exceed.
@@ -21,6 +21,8 @@ pub struct Promise {
     pub rejects_per_hour: Option<f64>,
     /// When the last process must have had its first token.
     pub last_served_after_s: Option<f64>,
+    /// The most token requests, of one seed.
+    pub token_requests: Option<u64>,
 }
 
 /// What is printed as 0.000 %.
@@ -36,6 +38,7 @@ impl Promise {
             starting_too: false,
             rejects_per_hour: None,
             last_served_after_s: None,
+            token_requests: None,
         }
     }
 
@@ -56,6 +59,9 @@ impl Promise {
         if self.last_served_after_s.is_some_and(late) {
             broken.push("the last process was served too late");
         }
+        if self.token_requests.is_some_and(|most| figures.token_requests > most * figures.seeds) {
+            broken.push("too many token requests");
+        }
         if figures.expired_handed_out > 0 {
             broken.push("an expired token was handed out");
         }
@@ -63,8 +69,43 @@ impl Promise {
     }
 }
 
-/// The promises of processes that share nothing but the address, each over 24 hours after two of warm-up.
+/// All promises, each over 24 hours after two of warm-up where it does not say otherwise.
 pub fn promises() -> Vec<Promise> {
+    let mut all = unshared();
+    all.extend(shared());
+    all
+}
+
+/// Those of processes that share a store.
+fn shared() -> Vec<Promise> {
+    let plan = |processes, seconds| Plan {
+        store: Some(Shared::default()),
+        ..Plan::new(processes, Duration::from_secs(seconds))
+    };
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3_600));
+    let mut all = Vec::new();
+    let cold = Plan { warmup: Duration::ZERO, hours: 5 * minute, ..plan(1_000, 600) };
+    let first = Promise::new("all start at once with a store: one request, all served within 2 s of it", cold, NONE);
+    // They start within the first second.
+    all.push(Promise { last_served_after_s: Some(3.0), token_requests: Some(1), ..first });
+    for (seconds, period) in [(600, 450), (3_600, 2_700)] {
+        let plan = Plan { restart_every: Some(24 * hour), pause: Some((6 * hour, minute / 2)), ..plan(1_000, seconds) };
+        let most = 24 * 3_600 / period * 11 / 10;
+        let text = format!("a store, and each crashes once and stands still four times: at most {most} requests");
+        all.push(Promise {
+            token_requests: Some(most),
+            rejects_per_hour: Some(0.0),
+            ..Promise::new(&text, plan, NONE)
+        });
+    }
+    // Each of them has a token of its own in the end, and they begin with one that all share: 20 fit into a burst.
+    let lost = Plan { store: Some(Shared { outage: Some((2 * hour, hour)) }), ..plan(20, 600) };
+    all.push(Promise::new("their store is lost for every other hour: nobody is without", lost, NONE));
+    all
+}
+
+/// Those of processes that share nothing but the address.
+fn unshared() -> Vec<Promise> {
     let plan = |processes, seconds| Plan::new(processes, Duration::from_secs(seconds));
     let mut all = Vec::new();
     for (processes, seconds) in [(28, 600), (165, 3_600)] {
