@@ -70,6 +70,11 @@ impl Budget {
         }
     }
 
+    /// The time that an empty bucket takes to be full.
+    pub(super) fn refill(&self) -> Duration {
+        self.interval().saturating_mul(self.0.map_or(0, |rate| rate.burst).saturating_add(1))
+    }
+
     /// The bucket of a limiter group.
     pub(super) fn group(&self) -> Bucket {
         // Half a second of 20 for what the network does to the rhythm.

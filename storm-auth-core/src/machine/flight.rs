@@ -615,7 +615,10 @@ impl Machine {
     fn granted(&mut self, landed: Landed, grant: Grant, tenure: Option<Tenure>, now: Now) {
         let Landed { key, sent, secret, .. } = landed;
         if self.slots[&key].held.is_none() && now.mono.since(sent.mono) < Patience::HELD {
-            self.gate.served_first(grant.lifetime, now);
+            // Those of a burst, and those that are served after them at the limiter's pace, fit into an early period. A queue that is
+            // three quarters as long has as many others in it, as likely as not, that wait longer.
+            let early = share(grant.lifetime, self.policy.refresh_early);
+            self.gate.served_first(early.saturating_sub(self.policy.budget.refill()) * 3 / 4, grant.lifetime, now);
         }
         let early = self.early(key, grant.lifetime, sent);
         self.gate.succeeded();

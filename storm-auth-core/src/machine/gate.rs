@@ -39,9 +39,9 @@ impl Gate {
         self.starved = None;
     }
 
-    /// A first token, of this lifetime, came. If throttles kept it away for a quarter of that, the address is crowded.
-    pub(super) fn served_first(&mut self, lifetime: Duration, now: Now) {
-        if self.starved.is_some_and(|starved| now.mono.since(starved) >= lifetime / 4) {
+    /// A first token, of this lifetime, came. If throttles kept it away for longer than `room`, the address is crowded.
+    pub(super) fn served_first(&mut self, room: Duration, lifetime: Duration, now: Now) {
+        if self.starved.is_some_and(|starved| now.mono.since(starved) > room) {
             self.crowd(lifetime, now);
         }
     }

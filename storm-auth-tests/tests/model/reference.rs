@@ -963,8 +963,11 @@ impl Model {
 
     fn grant(&mut self, id: u64, text: &str, lifetime: u64, sent: Time, now: Time, draws: &dyn Draws) {
         let lifetime = lifetime.min(86_400) * SECOND;
+        // Three quarters of what an early period takes beside a burst.
+        let refill = self.rules.slot() * (self.rules.budget.map_or(0, |(_, burst)| burst) + 1);
+        let room = ((lifetime as f64 * self.rules.early) as u64).saturating_sub(refill) * 3 / 4;
         let (starved, is_first) = (self.starved.take(), self.keys[&id].token.is_none());
-        if is_first && !is_held(sent, now) && starved.is_some_and(|starved| now.mono - starved >= lifetime / 4) {
+        if is_first && !is_held(sent, now) && starved.is_some_and(|starved| now.mono - starved > room) {
             self.crowd(lifetime, now);
         }
         let collided = self.keys[&id].failures > 0 || self.throttles > 0 && !is_first;
