@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use storm_auth_core::{
-    AcquireError, Budget, Cause, Credentials, Event, FailureKind, KeyStatus, Settings, machine::Activity,
+    AcquireError, Budget, Cause, Credentials, Event, FailureKind, KeyStatus, Settings, Unix, machine::Activity,
 };
 use storm_auth_tests::emulator::{At, Clock, Emulator, Endpoint, Fault, Limiter};
 
@@ -105,7 +105,8 @@ fn r24_in_the_refresh_window_nobody_waits<A: Adapter>() {
     // It is given up by its patience, and the next call refreshes.
     A::advance(&clock, Duration::from_secs(61));
     A::token(&tokens).unwrap();
-    A::advance(&clock, Duration::from_secs(6));
+    // At the latest after two thirds of the 78 s that are left of the token.
+    A::advance(&clock, Duration::from_secs(53));
     A::token(&tokens).unwrap();
     assert!(emulator.wait_for(PATIENCE, |counts| counts.token_requests == 3));
     until("the new token", || A::token(&tokens).unwrap().id() != first);
@@ -141,11 +142,12 @@ fn r24_r20_callers_without_pause_never_wait_across_refreshes<A: Adapter>() {
 }
 
 fn r26_an_outage_while_the_token_lives_is_not_felt<A: Adapter>() {
-    let emulator = Emulator::builder().lifetime(Duration::from_secs(3_600)).start();
+    let emulator = Emulator::builder().lifetime(Duration::from_secs(86_400)).start();
     let clock = A::movable_clock();
     let tokens = Setup::<A>::at(&emulator).clock(&clock).tokens();
     let first = A::token(&tokens).unwrap().id();
-    A::advance(&clock, Duration::from_secs(2_701));
+    let mut passed = Duration::from_secs(64_801);
+    A::advance(&clock, passed);
     let troubles = [
         Fault::Outage,
         Fault::html(502),
@@ -159,8 +161,12 @@ fn r26_an_outage_while_the_token_lives_is_not_felt<A: Adapter>() {
     for fault in troubles {
         let requests = A::counters(&tokens).requests;
         emulator.fail(Endpoint::Token, fault.clone());
-        // Past any gate and back-off that is met here.
-        A::advance(&clock, Duration::from_secs(90));
+        // Past the back-off that the one before left.
+        let retry_at = A::key_status(&tokens).and_then(|status| status.error?.retry_at());
+        let now = Unix::from(SystemTime::now()) + passed;
+        let span = retry_at.map_or(Duration::ZERO, |retry_at| retry_at.since(now) + Duration::from_secs(1));
+        A::advance(&clock, span);
+        passed += span;
         assert_eq!(A::token(&tokens).unwrap().id(), first, "{fault:?}");
         let over = |status: KeyStatus| !matches!(status.activity, Activity::Requesting);
         until("its end", || A::key_status(&tokens).is_some_and(over));
