@@ -793,8 +793,8 @@ impl Machine {
         }
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         if let Flight::BackingOff { until, trouble: Trouble::Unavailable(_) } = &mut slot.flight {
-            // It took its time while there was a token.
-            *until = until.min(now.after(backoff::after_failure(&mut self.rng, slot.failures)));
+            // It took its time while there was a token (R28).
+            *until = until.min(now.after(backoff::LONGEST));
         }
         // A refresh in the queue has become an earlier need, if it still is one.
         self.leave_queue(key);

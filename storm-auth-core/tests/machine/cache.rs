@@ -752,7 +752,9 @@ fn r35_a_refresh_that_failed_waits_for_half_of_what_is_left_and_no_longer_than_t
     assert!((445..=593).contains(&wait), "{wait} s of 890");
     // Once the token is gone, callers wait for a new one.
     lab.machine.invalidate(peek.token.id(), lab.now());
-    lab.drive(secs(5));
+    lab.drive(millis(119_999));
+    assert!(matches!(lab.acquire(key), Acquire::Failed(_)));
+    lab.drive(millis(1));
     lab.wait(key);
     assert_eq!(lab.requests(), 3);
 }
