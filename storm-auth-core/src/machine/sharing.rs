@@ -396,8 +396,8 @@ impl Machine {
         let owner = tenure.as_ref().map(|_| self.sharing_mut().owner);
         let vault = match tenure {
             Some(tenure) => tenure.vault,
-            None if self.may_share(now) => Vault::new(&self.slots[&key].key, sent_secret, &self.policy.egress),
-            None => return,
+            // To a store that has failed, too: once a lifetime costs it nothing, and it may work again.
+            None => Vault::new(&self.slots[&key].key, sent_secret, &self.policy.egress),
         };
         let record = vault.close(order, grant);
         self.errand(key, vault.op(StoreCommand::Publish { owner, record }), now);

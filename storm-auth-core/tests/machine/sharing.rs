@@ -290,6 +290,7 @@ fn r75_without_its_store_a_process_goes_on_alone_and_says_so_once() {
     lab.store_fails();
     lab.answer(granted("alone", 600));
     assert_eq!(lab.result(waiter).unwrap().expose(), "alone");
+    lab.store_fails();
     assert!(lab.stores.is_empty(), "it is left alone for a while");
     let warning = lab.events.iter().find(|event| matches!(event, Event::StoreFailed { .. })).unwrap();
     assert_eq!(warning.severity(), Severity::Warn);
@@ -305,9 +306,10 @@ fn r75_without_its_store_a_process_goes_on_alone_and_says_so_once() {
         let held = lab.sends.len();
         assert_eq!(held, 1, "its token is its own, so it asks at its own time");
         lab.answer(granted("alone-again", 600));
+        lab.store_fails();
     }
     assert_eq!(lab.events.iter().filter(|event| matches!(event, Event::StoreFailed { .. })).count(), 1);
-    assert_eq!(lab.machine.counters().store_failures, 4);
+    assert_eq!(lab.machine.counters().store_failures, 8);
 
     // It works again: so does sharing.
     lab.advance(secs(450));
@@ -331,6 +333,7 @@ fn r75_a_store_that_is_silent_costs_a_caller_one_second() {
     assert!(matches!(lab.events.last(), Some(Event::LateReport { .. })));
     lab.answer(granted("alone", 600));
     assert_eq!(lab.token(key), "alone");
+    lab.store_fails();
     // The next caller does not wait for it again.
     lab.machine.invalidate(lab.machine.peek(key, lab.now()).unwrap().token.id(), lab.now());
     lab.wait(key);

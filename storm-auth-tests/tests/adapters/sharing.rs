@@ -49,9 +49,16 @@ fn r72_r76_all_keys_of_all_callers_share<A: Adapter>() {
     A::invalidate(&A::tokens(&one), token.id());
     let next = A::token(&A::tokens(&one)).unwrap();
     assert_ne!(next.expose(), token.expose());
-    until("the token is published", || A::status(&A::tokens(&one)).keys[0].activity == Activity::Idle);
-    until("the other one finds it", || A::token(&A::tokens(&other)).unwrap().expose() == next.expose());
-    assert_eq!(emulator.token_requests(), 2);
+    A::close(&A::tokens(&one), PATIENCE).unwrap();
+    // A machine under load may take longer than a store is waited for; then the other one finds the rejected token, or none.
+    until("the other one has a good token", || {
+        let found = A::token(&A::tokens(&other)).unwrap();
+        if found.expose() == token.expose() {
+            A::invalidate(&A::tokens(&other), found.id());
+        }
+        found.expose() != token.expose()
+    });
+    assert!((2..=3).contains(&emulator.token_requests()));
 }
 
 /// A store that does something else in place of what it is asked for, for as long as it is to.
