@@ -26,8 +26,8 @@ pub use record::{GateName, MAX_RECORD, Order, Record, RecordName};
 
 /// Where processes share their tokens. It decides nothing about them: each operation is one step, done as a whole or not at all.
 ///
-/// It is called on threads that may block, several at once, and is left alone after [`StoreRequest::patience`]
-/// (`storm_auth_core::machine`), so give every wait in it an end of that order.
+/// It is called on threads that may block, several at once. The machine goes on without it after the
+/// [`patience`](crate::machine::StoreRequest::patience) of the request, so give every wait in it an end of that order.
 ///
 /// | command | what it does |
 /// |---|---|

@@ -3,7 +3,7 @@
 //! Every process of a [`Plan`] holds a token, by a real [`Machine`](storm_auth_core::Machine), which may share it through a store,
 //! or as one of its [`PEERS`] does, and is called about once a second. All of them stand behind one [`Limiter`] in its exact arithmetic. [`run`]
 //! tells one seed of it and counts by the server's records; what it counted is in [`Figures`] that can be summed over seeds, and
-//! its [`Course`] over time is what [`plot`] draws.
+//! its [`Course`] over time is what [`svg`] draws.
 //!
 //! ```
 //! use std::time::Duration;
