@@ -217,6 +217,7 @@ impl Stage {
         scene(5, "A token grows old, and nobody waits for the next one")?;
         let tokens = self.storm.tokens();
         let (before, granted) = (self.requests(tokens), tokens.counters().granted);
+        let throttled = tokens.counters().throttled;
         let old = tokens.token()?;
         let passing = self.pass_refresh_time()?;
         let left = old.expires_at().since(self.clock.now().unix);
@@ -227,8 +228,9 @@ impl Stage {
         line("a call", format!("served from the cache after {}; it starts the refresh", span(start.elapsed())))?;
         while tokens.counters().granted == granted {
             match tokens.key_status().and_then(|status| status.error) {
+                Some(error) if !error.is_rate_limited() => return Err(error.into()),
                 // Another server's limiter lives in real time, and this clock was moved.
-                Some(error) if error.is_rate_limited() => {
+                error if error.is_some() || tokens.counters().throttled > throttled => {
                     line(
                         "behind it",
                         "no new token yet: the limiter has no request to spare, and the old one lives on",
@@ -236,8 +238,7 @@ impl Stage {
                     self.get("an API call")?;
                     return self.wire(tokens, before);
                 }
-                Some(error) => return Err(error.into()),
-                None => {}
+                _ => {}
             }
             thread::sleep(Duration::from_millis(2));
         }

@@ -462,6 +462,7 @@ impl Stage {
     fn growing_old(&mut self) -> Result<u64, Trouble> {
         scene(5, "A token grows old, and nobody waits for the next one")?;
         let (before, granted) = (self.requests(&self.client), self.client.counters().granted);
+        let throttled = self.client.counters().throttled;
         let old = self.client.token()?;
         let refresh_at = self.client.status().and_then(|status| status.refresh_at).ok_or("no token is held")?;
         let passing = refresh_at.since(self.client.driver.clock.now().unix) + Duration::from_millis(50);
@@ -476,8 +477,9 @@ impl Stage {
         while self.client.counters().granted == granted {
             self.client.driver.turn();
             match self.client.status().and_then(|status| status.error) {
+                Some(error) if !error.is_rate_limited() => return Err(error.into()),
                 // Another server's limiter lives in real time, and this clock was moved.
-                Some(error) if error.is_rate_limited() => {
+                error if error.is_some() || self.client.counters().throttled > throttled => {
                     line(
                         "behind it",
                         "no new token yet: the limiter has no request to spare, and the old one lives on",
@@ -485,8 +487,7 @@ impl Stage {
                     self.get("an API call")?;
                     return self.wire(&self.client, before);
                 }
-                Some(error) => return Err(error.into()),
-                None => {}
+                _ => {}
             }
         }
         let token = self.client.token()?;

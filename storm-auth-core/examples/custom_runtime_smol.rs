@@ -470,6 +470,7 @@ impl Stage {
     async fn growing_old(&self) -> Result<u64, Trouble> {
         scene(5, "A token grows old, and nobody waits for the next one")?;
         let (before, granted) = (self.requests(&self.client), self.client.counters().granted);
+        let throttled = self.client.counters().throttled;
         let old = self.client.token().await?;
         let refresh_at = self.client.status().and_then(|status| status.refresh_at).ok_or("no token is held")?;
         let passing = refresh_at.since(self.client.driver.clock.now().unix) + Duration::from_millis(50);
@@ -483,8 +484,9 @@ impl Stage {
         line("a call", format!("served from the cache after {}; it starts the refresh", span(start.elapsed())))?;
         while self.client.counters().granted == granted {
             match self.client.status().and_then(|status| status.error) {
+                Some(error) if !error.is_rate_limited() => return Err(error.into()),
                 // Another server's limiter lives in real time, and this clock was moved.
-                Some(error) if error.is_rate_limited() => {
+                error if error.is_some() || self.client.counters().throttled > throttled => {
                     line(
                         "behind it",
                         "no new token yet: the limiter has no request to spare, and the old one lives on",
@@ -492,8 +494,7 @@ impl Stage {
                     self.get("an API call").await?;
                     return self.wire(&self.client, before);
                 }
-                Some(error) => return Err(error.into()),
-                None => {}
+                _ => {}
             }
             Timer::after(Duration::from_millis(2)).await;
         }
