@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use storm_auth_core::driver::{Board, Cell, PerProcess, Work};
 use storm_auth_core::machine::{Acquire, OpId, Timeout, TokenRequest, WaiterId};
-use storm_auth_core::store::TokenStore;
+use storm_auth_core::store::{StoreFailure, TokenStore};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
 
@@ -222,7 +222,7 @@ impl Driver {
     /// Lets a thread perform the store's operations, one after the other.
     fn go_to_store(self: &Arc<Self>) {
         let Some(store) = self.store.clone() else { return };
-        let errand = Errand { driver: Arc::downgrade(self) };
+        let errand = Errand { driver: Arc::downgrade(self), started: false };
         let observer = crate::observe::Observer::current();
         let go = move || observer.carry(|| errand.run(&*store));
         // When no thread can be had, the closure is dropped, and the errand with it.
@@ -272,10 +272,12 @@ impl Drop for Flight {
 /// The way to the store. If it ends too early, the board knows that nobody is there any more.
 struct Errand {
     driver: Weak<Driver>,
+    started: bool,
 }
 
 impl Errand {
     fn run(mut self, store: &dyn TokenStore) {
+        self.started = true;
         while let Some(driver) = self.driver.upgrade() {
             let Some(request) = driver.with_board(|board, _| board.next_store()) else {
                 // From here on another one may be on its way.
@@ -297,6 +299,13 @@ impl Drop for Errand {
         if let Some(driver) = self.driver.upgrade() {
             let work = {
                 let mut board = driver.lock();
+                let now = driver.clock.now();
+                // Without a thread there is no store, or those who wait would try again and again to have one.
+                while !self.started
+                    && let Some(request) = board.next_store()
+                {
+                    board.report_store(request.op, Err(StoreFailure::new("no thread could be had for it")), now);
+                }
                 board.leave_store();
                 board.take_wakes()
             };

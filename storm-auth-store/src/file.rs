@@ -29,8 +29,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 /// folder, by a name that shows nothing:
 ///
 /// - `*.token`: the record, written whole into a new file that then takes the place of the old one;
-/// - `*.lease`: locked by the process whose request is under way, so a process that is killed frees it at once. It is never
-///   deleted. It says who holds it and since when, and how long it rests;
+/// - `*.lease`: locked by the process whose request is under way, so a process that is killed frees it at once, unless a forked child
+///   has a copy of the descriptor and has not used the store since. It is never deleted. It says who holds it and since when, and
+///   how long it rests;
 /// - `*.gate`: until when nothing is sent;
 /// - `write.lock`: locked for the moment of each change.
 ///

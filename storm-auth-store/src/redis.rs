@@ -2,7 +2,9 @@
 
 use core::fmt;
 use core::time::Duration;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::time::Instant;
+use std::{io, process, thread};
 
 use redis::{Client, Connection, IntoConnectionInfo, RedisError, Script, ScriptInvocation};
 use storm_auth_core::Unix;
@@ -95,7 +97,8 @@ pub struct RedisStore {
     prefix: String,
     step: Script,
     gate: Script,
-    connection: Mutex<Option<Connection>>,
+    /// And the process that made it: a forked child must not use its parent's.
+    connection: Mutex<Option<(u32, Connection)>>,
 }
 
 impl fmt::Debug for RedisStore {
@@ -148,11 +151,15 @@ impl RedisStore {
 
     /// Runs a script, on a new connection where the kept one has broken since: each of them may run twice.
     fn run<T: redis::FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
-        let mut kept = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mut connection) = kept.take() {
+        let mut kept = self.kept()?;
+        if let Some((process, parents)) = kept.take_if(|(process, _)| *process != process::id()) {
+            // Not dropped: its parent goes on with it, and TLS would say goodbye.
+            core::mem::forget((process, parents));
+        }
+        if let Some((_, mut connection)) = kept.take() {
             match script.invoke(&mut connection) {
                 Ok(found) => {
-                    *kept = Some(connection);
+                    *kept = Some((process::id(), connection));
                     return Ok(found);
                 }
                 Err(error) if error.is_timeout() => return Err(error),
@@ -168,8 +175,24 @@ impl RedisStore {
         connection.set_read_timeout(Some(PATIENCE))?;
         connection.set_write_timeout(Some(PATIENCE))?;
         let found = script.invoke(&mut connection)?;
-        *kept = Some(connection);
+        *kept = Some((process::id(), connection));
         Ok(found)
+    }
+
+    /// The kept connection, waited for with an end: in a forked child, the thread that used it may not be there.
+    fn kept(&self) -> Result<MutexGuard<'_, Option<(u32, Connection)>>, RedisError> {
+        let since = Instant::now();
+        loop {
+            match self.connection.try_lock() {
+                Ok(kept) => return Ok(kept),
+                Err(TryLockError::Poisoned(kept)) => return Ok(kept.into_inner()),
+                Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(1)),
+                Err(TryLockError::WouldBlock) => {
+                    let problem = "another thread of this process is using it";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, problem).into());
+                }
+            }
+        }
     }
 
     fn try_perform(&self, op: &StoreOp) -> Result<StoreReply, RedisError> {

@@ -31,7 +31,7 @@ use crate::machine::{
     Acquire, Action, Event, Key, KeyId, Machine, OpId, Output, StoreRequest, Timeout, TimeoutReason, TokenRequest,
     WaiterId,
 };
-use crate::store::{StoreFailure, StoreReply};
+use crate::store::{StoreCommand, StoreFailure, StoreReply};
 use crate::time::{Mono, Now};
 use crate::token::Token;
 use crate::wire::response::ResponseBody;
@@ -286,7 +286,11 @@ impl<W> Board<W> {
         }
         // A request that nobody performed before its patience ended, or before its key went, is not sent any more.
         self.sends.retain(|send| self.machine.awaits(send.op));
-        self.stores.retain(|request| self.machine.awaits(request.op));
+        // What has to be given back or told is done, however late.
+        self.stores.retain(|request| {
+            let owed = matches!(request.store_op.command, StoreCommand::Publish { .. } | StoreCommand::Release { .. });
+            owed || self.machine.awaits(request.op)
+        });
         if happened {
             self.wakes.append(&mut self.onlookers);
         }

@@ -1059,10 +1059,16 @@ impl Machine {
                 }
                 self.let_go(key, tenure, now);
             }
-            Flight::Reading { op, patience_ends, .. } | Flight::Leasing { op, patience_ends, .. } => {
+            Flight::Reading { op, patience_ends, .. } => {
                 self.ops.remove(&op);
                 self.outputs.withdraw(op);
                 self.timers.clear(patience_ends, Timer::Flight(key));
+            }
+            Flight::Leasing { op, patience_ends, vault } => {
+                self.ops.remove(&op);
+                self.outputs.withdraw(op);
+                self.timers.clear(patience_ends, Timer::Flight(key));
+                self.give_up_lease(key, &vault, now);
             }
             Flight::Following { look_at } => self.timers.clear(look_at, Timer::Follow(key)),
             Flight::Idle | Flight::Queued { .. } | Flight::BackingOff { .. } => {}

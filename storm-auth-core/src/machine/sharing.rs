@@ -22,6 +22,9 @@ use crate::wire::retry_after::MAX_RETRY_AFTER;
 /// How long a store may take for an operation: many times what one needs, and little beside what a caller waits.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The same for one that nobody waits for: it may stand behind others.
+const ERRAND_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long a lease lasts unless it is renewed: what a holder that died costs the others (R73).
 const TTL: Duration = Duration::from_secs(10);
 
@@ -124,7 +127,7 @@ impl Machine {
     }
 
     fn ask(&mut self, key: KeyId, store_op: StoreOp, now: Now) -> (OpId, Mono) {
-        let (op, patience_ends) = self.perform(key, store_op, now);
+        let (op, patience_ends) = self.perform(key, store_op, PATIENCE, now);
         self.ops.insert(op, key);
         self.timers.set(patience_ends, Timer::Flight(key));
         (op, patience_ends)
@@ -132,15 +135,15 @@ impl Machine {
 
     /// Something that no flight waits for.
     fn errand(&mut self, key: KeyId, store_op: StoreOp, now: Now) {
-        let (op, patience_ends) = self.perform(key, store_op, now);
+        let (op, patience_ends) = self.perform(key, store_op, ERRAND_PATIENCE, now);
         self.timers.set(patience_ends, Timer::Errand(op));
         self.sharing_mut().errands.insert(op, patience_ends);
     }
 
-    fn perform(&mut self, key: KeyId, store_op: StoreOp, now: Now) -> (OpId, Mono) {
+    fn perform(&mut self, key: KeyId, store_op: StoreOp, patience: Duration, now: Now) -> (OpId, Mono) {
         let op = self.next_op();
-        self.outputs.push(Output::Perform(Action::Store(StoreRequest { op, key, store_op, patience: PATIENCE })));
-        (op, now.mono + PATIENCE)
+        self.outputs.push(Output::Perform(Action::Store(StoreRequest { op, key, store_op, patience })));
+        (op, now.mono + patience)
     }
 }
 
@@ -371,8 +374,16 @@ impl Machine {
     /// The store has not answered in time.
     pub(super) fn store_overdue(&mut self, op: OpId, now: Now) {
         self.outputs.withdraw(op);
-        let failure = StoreFailure::new("it did not answer within a second; look at its load and the way there");
+        let leased = self.ops.get(&op).copied().and_then(|key| match &self.slots[&key].flight {
+            Flight::Leasing { vault, .. } => Some((key, vault.clone())),
+            _ => None,
+        });
+        let failure = StoreFailure::new("it did not answer in time; look at its load and the way there");
         self.store_answered(op, Err(failure), now);
+        if let Some((key, vault)) = leased {
+            // It may still be given, and nobody would know.
+            self.give_up_lease(key, &vault, now);
+        }
     }
 }
 
@@ -408,6 +419,13 @@ impl Machine {
         if let Some(Tenure { vault, .. }) = tenure {
             self.release(key, &vault, now);
         }
+    }
+
+    /// A lease that was asked for, and whose answer nobody hears any more.
+    pub(super) fn give_up_lease(&mut self, key: KeyId, vault: &Vault, now: Now) {
+        let owner = self.sharing_mut().owner;
+        let failures = self.slots[&key].failures;
+        self.errand(key, vault.op(StoreCommand::Release { owner, rest: Duration::ZERO, failures }), now);
     }
 
     fn release(&mut self, key: KeyId, vault: &Vault, now: Now) {

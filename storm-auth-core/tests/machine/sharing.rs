@@ -552,6 +552,28 @@ fn r43_a_lease_of_the_old_secret_is_given_back_and_one_of_the_new_asked_for() {
 }
 
 #[test]
+fn r71_r73_a_lease_whose_answer_comes_too_late_or_for_a_removed_key_is_given_back() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    lab.reply(nothing());
+    let late = lab.asked();
+    assert!(matches!(late.store_op.command, StoreCommand::Lease { .. }));
+    lab.drive(secs(1));
+    assert_eq!(lab.sends.len(), 1, "it goes on alone");
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Release { rest: Duration::ZERO, .. }));
+    lab.machine.handle_store(late.op, Ok(lease(Lease::Mine)), lab.now());
+
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    lab.reply(nothing());
+    lab.asked();
+    lab.machine.remove_key(key, lab.now());
+    lab.drain();
+    assert!(matches!(lab.reply(nothing()), StoreCommand::Release { .. }));
+    assert!(lab.machine.is_idle());
+}
+
+#[test]
 fn r48_a_removed_key_gives_its_lease_back() {
     let (mut lab, key) = Lab::sharing(1);
     lab.wait(key);

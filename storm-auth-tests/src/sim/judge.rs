@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use core::time::Duration;
-use storm_auth_core::machine::{Acquire, OpId, TokenRequest, WaiterId};
+use storm_auth_core::machine::{Acquire, OpId, StoreRequest, TokenRequest, WaiterId};
 use storm_auth_core::store::{Order, StoreCommand, StoreFailure, StoreReply};
 use storm_auth_core::{AcquireError, Cause, Counters, Event, FailureKind, Moment, Now, Token, Unix};
 
@@ -79,6 +79,7 @@ struct Found {
 struct Asked {
     key: usize,
     sent: Now,
+    patience: Duration,
     reads: bool,
     /// Whether its answer is looked at for a record.
     counts: bool,
@@ -232,9 +233,9 @@ impl Judge {
                 self.counts.timed_out += 1;
             }
         }
-        // R75: a store that is silent for a second is done without.
+        // R75: a store that is silent is done without.
         let before = self.asked.len();
-        self.asked.retain(|_, asked| asked.sent.mono + Duration::from_secs(1) > now.mono);
+        self.asked.retain(|_, asked| asked.sent.mono + asked.patience > now.mono);
         self.counts.store_failures += (before - self.asked.len()) as u64;
     }
 
@@ -406,11 +407,12 @@ impl Judge {
     }
 
     /// The store is asked for something. A token that is published is the one that has just come.
-    pub(super) fn ask_store(&mut self, key: usize, op: OpId, command: &StoreCommand, now: Now) -> Option<Published> {
+    pub(super) fn ask_store(&mut self, key: usize, request: &StoreRequest, now: Now) -> Option<Published> {
+        let (op, command, patience) = (request.op, &request.store_op.command, request.patience);
         let record = &self.records[key];
         let reads = matches!(command, StoreCommand::Read);
         let leases = matches!(command, StoreCommand::Lease { .. }) && record.flight.is_none();
-        self.asked.insert(op, Asked { key, sent: now, reads, counts: reads || leases });
+        self.asked.insert(op, Asked { key, sent: now, patience, reads, counts: reads || leases });
         match (command, record.held) {
             (StoreCommand::Publish { .. }, Some(Held { serial, life, .. })) => Some(Published { serial, life }),
             _ => None,

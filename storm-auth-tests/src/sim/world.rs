@@ -458,7 +458,7 @@ impl<'a> World<'a> {
             Output::Event(event) => alive.judge.event(&event, now),
             Output::Perform(Action::Store(request)) => {
                 let key = alive.keys.iter().position(|key| *key == request.key).ok_or("an operation for no key")?;
-                let published = alive.judge.ask_store(key, request.op, &request.store_op.command, now);
+                let published = alive.judge.ask_store(key, &request, now);
                 if let (StoreCommand::Publish { record, .. }, Some(published)) = (&request.store_op.command, published)
                     && let Some(shelf) = &mut self.shelf
                 {
