@@ -36,11 +36,13 @@ use http::{HeaderMap, Method, Response};
 use peers::{Scripted, Step, say as said};
 use storm_auth_core::driver::{Board, PerProcess};
 use storm_auth_core::machine::Output;
+use storm_auth_core::store::{StoreFailure, TokenStore as _};
 use storm_auth_core::wire::{challenge::bearer_error, response::ResponseBody, response::read_response};
 use storm_auth_core::{
     Budget, Cause, Credentials, Failure, FailureKind, HttpHosts, Machine, Now, Policy, Settings, Token,
 };
 use storm_auth_tests::emulator::{At, Emulator, Endpoint, Fault, Limiter};
+use storm_auth_tests::memory_store::MemoryStore;
 
 /// The scene that a child plays, by the name of its adapter.
 const SCENE: &str = "STORM_AUTH_SECRETS_SCENE";
@@ -122,7 +124,7 @@ fn shows(forbidden: &BTreeMap<usize, HashSet<Vec<u8>>>, line: &str) -> bool {
 }
 
 /// Public types that no scene shows, and why they need not be.
-const HOLD_NO_TEXT: [(&str, &str); 22] = [
+const HOLD_NO_TEXT: [(&str, &str); 26] = [
     ("Activity", "names"),
     ("BodyTooLarge", "empty"),
     ("Class", "names"),
@@ -130,6 +132,10 @@ const HOLD_NO_TEXT: [(&str, &str); 22] = [
     ("FailureKind", "names"),
     ("Field", "names"),
     ("KeyId", "a number"),
+    ("Order", "a time and a number"),
+    ("Owner", "a number"),
+    ("RecordFault", "names"),
+    ("Lease", "names, and a span"),
     ("Malformed", "names; the member's is a literal"),
     ("Moment", "numbers"),
     ("Mono", "a number"),
@@ -517,6 +523,8 @@ fn play_core() {
     ];
     for (status, text) in answers {
         let mut machine = Machine::new(config.policy.clone(), 7);
+        machine.share();
+        let store = MemoryStore::new();
         let key = machine.add_key(config.key.clone(), now);
         say("acquire", &machine.acquire(key, None, now));
         let mut body = ResponseBody::new();
@@ -540,7 +548,23 @@ fn play_core() {
             say("output", &output);
             let Output::Perform(action) = output else { continue };
             say("action", &action);
-            let storm_auth_core::machine::Action::Send(send) = action else { continue };
+            let send = match action {
+                storm_auth_core::machine::Action::Send(send) => send,
+                storm_auth_core::machine::Action::Store(request) => {
+                    say("request", &request);
+                    say("operation", &request.store_op);
+                    say("command", &request.store_op.command);
+                    say("sealing key", request.store_op.sealing_key());
+                    let reply = store.perform(&request.store_op).unwrap();
+                    say("reply", &reply);
+                    if let Some(record) = &reply.record {
+                        say("record", record);
+                    }
+                    say("failure", &StoreFailure::new("on purpose"));
+                    machine.handle_store(request.op, Ok(reply), now);
+                    continue;
+                }
+            };
             say("request", &send);
             say("form", send.request.body());
             machine.handle_response(send.op, &response, now);
