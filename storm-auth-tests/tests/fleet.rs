@@ -139,7 +139,7 @@ fn a_mistake_on_the_command_line_says_what_to_change() {
         (&["--outage", "1h:2h"], "a span from 1 s to 3600 s"),
         (&["--outage", "1h:2m:slow"], "status, refused, silent"),
         (&["--hours", "-1"], "a number of hours"),
-        (&["--store", "half"], "--store"),
+        (&["--store", "half"], "none or shared"),
     ] {
         let output = fleet(arguments);
         let text = String::from_utf8(output.stderr).unwrap();
