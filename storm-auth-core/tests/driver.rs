@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::Response;
 use storm_auth_core::driver::{Board, Cell, Work};
 use storm_auth_core::machine::{Acquire, TokenRequest, WaiterId};
+use storm_auth_core::store::{Lease, StoreReply};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
     AcquireError, Budget, Credentials, Failure, FailureKind, HttpHosts, Key, KeyId, Machine, Now, Policy, Scope, Token,
@@ -394,6 +395,29 @@ fn onlookers_are_woken_once_when_anything_happens() {
         desk.board.look_on(onlooker, PartialEq::eq);
     }
     assert_eq!(desk.board.dismiss(), [9, 8]);
+}
+
+#[test]
+fn r44_who_waits_for_idleness_is_woken_when_the_store_was_told() {
+    let (mut desk, store) = (Desk::new(), StoreReply::default());
+    let now = desk.now;
+    desk.board.command(now, Machine::share);
+    let _ = desk.wait();
+    assert!(desk.work().store);
+    for lease in [Lease::Free, Lease::Mine] {
+        let op = desk.board.next_store().unwrap().op;
+        desk.board.report_store(op, Ok(StoreReply { lease, ..store.clone() }), now);
+    }
+    let send = desk.send();
+    desk.board.report(send.op, Ok(granted("first", 600)), now);
+    let _ = desk.work();
+    desk.board.command(now, |machine| machine.shut_down(now));
+    desk.board.look_on(7, PartialEq::eq);
+    assert!(desk.work().wakes.is_empty() && !desk.board.machine().is_idle());
+    let publish = desk.board.next_store().unwrap().op;
+    desk.board.report_store(publish, Ok(store), now);
+    assert!(desk.board.machine().is_idle());
+    assert_eq!(desk.work().wakes, [7]);
 }
 
 #[test]

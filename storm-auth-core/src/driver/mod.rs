@@ -49,6 +49,8 @@ pub struct Board<W> {
     waits: BTreeMap<WaiterId, Wait<W>>,
     /// Those who want to look again after anything happened.
     onlookers: Vec<W>,
+    /// How many errands to the store were under way at the last look.
+    errands: usize,
     /// What sleeps until the machine's deadline sleeps until this.
     due: Option<Mono>,
     sends: VecDeque<TokenRequest>,
@@ -91,6 +93,7 @@ impl<W> Board<W> {
             cells: BTreeMap::new(),
             waits: BTreeMap::new(),
             onlookers: Vec::new(),
+            errands: 0,
             due: None,
             sends: VecDeque::new(),
             stores: VecDeque::new(),
@@ -291,6 +294,9 @@ impl<W> Board<W> {
             let owed = matches!(request.store_op.command, StoreCommand::Publish { .. } | StoreCommand::Release { .. });
             owed || self.machine.awaits(request.op)
         });
+        // One that ends is told by no output.
+        let errands = self.machine.errands();
+        happened |= core::mem::replace(&mut self.errands, errands) != errands;
         if happened {
             self.wakes.append(&mut self.onlookers);
         }

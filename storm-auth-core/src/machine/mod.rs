@@ -456,6 +456,11 @@ impl Machine {
         self.ops.contains_key(&op) || self.sharing.as_ref().is_some_and(|sharing| sharing.awaits(op))
     }
 
+    /// How many operations of the store are under way that no flight waits for.
+    pub(crate) fn errands(&self) -> usize {
+        self.sharing.as_ref().map_or(0, Sharing::errands)
+    }
+
     #[cfg(feature = "driver")]
     pub(crate) fn knows(&self, key: KeyId) -> bool {
         self.slots.contains_key(&key)
@@ -510,7 +515,6 @@ impl Machine {
     /// Whether nothing is under way and nothing is queued: no request, no store's operation, no waiter, no output.
     pub fn is_idle(&self) -> bool {
         let rests = |slot: &Slot| matches!(slot.flight, Flight::Idle | Flight::BackingOff { .. });
-        let told = self.sharing.as_ref().is_none_or(Sharing::is_idle);
-        self.slots.values().all(rests) && told && self.waiters.len() == 0 && self.outputs.is_empty()
+        self.slots.values().all(rests) && self.errands() == 0 && self.waiters.len() == 0 && self.outputs.is_empty()
     }
 }

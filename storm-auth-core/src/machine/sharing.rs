@@ -73,8 +73,8 @@ impl Sharing {
         Self { owner: Owner(rng.u128(..)), failures: 0, again: None, errands: BTreeMap::new() }
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        self.errands.is_empty()
+    pub(super) fn errands(&self) -> usize {
+        self.errands.len()
     }
 
     #[cfg(feature = "driver")]

@@ -64,7 +64,8 @@ fn r44_r72_jobs_that_end_at_once_start_no_refresh_that_they_do_not_finish() {
         assert!(emulator.token_requests() <= most, "at {at} s");
         assert_eq!(emulator.token_requests(), emulator.issued(), "each brought its token");
     }
-    assert!(emulator.token_requests() >= 4);
+    // Whoever ends before its request went out starts none: the next one is due when the token has ended.
+    assert!(emulator.token_requests() >= 3);
 }
 
 #[test]
