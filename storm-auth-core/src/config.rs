@@ -31,7 +31,9 @@ pub struct Policy {
     /// limiter.
     pub caller_deadline: Duration,
     /// The share of a token's life after which a call starts its refresh. Default: 0.75, which leaves a quarter of the life
-    /// to outlast an outage of the endpoint.
+    /// to outlast an outage of the endpoint. The period is steady, but for one: the first refresh of a process that shares with
+    /// nobody is followed by the next after a random part of it, half to all, so that processes that started together do not
+    /// meet an outage together and empty the bucket when it ends.
     pub refresh_early: f64,
     /// The same where a refresh was throttled, for [`Policy::LATE_LIVES`] lifetimes; over as many more it comes back to the early
     /// one. Default: 0.94. The limit is per address, so such a throttle means that others share it, and a longer steady period

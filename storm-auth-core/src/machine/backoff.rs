@@ -11,12 +11,12 @@ const FIRST: Duration = Duration::from_secs(5);
 pub(super) const LONGEST: Duration = Duration::from_secs(120);
 
 /// Throttles in a row that wait one slot each; the limiter refills at a fixed pace, so waiting longer would only starve
-/// whoever is polite. From here on it must be one that counts refused requests, and the wait grows.
-const STEADY_THROTTLES: u32 = 5;
+/// whoever is polite. From here on it may be one that counts refused requests, and the wait grows.
+const STEADY_THROTTLES: u32 = 10;
 const LONGEST_THROTTLE: Duration = Duration::from_secs(300);
-/// From then on each adds a tenth of a slot: a crowd that starts at once is refused for long by a limiter that counts none of it,
-/// and would be served late by much if it waited longer than that needs.
-const GROWTH: u32 = 10;
+/// It grows with the time for which nothing but throttles came, to this part of it: a crowd that starts at once is refused for
+/// long by a limiter that counts none of it, and each waits little beside what it has waited already.
+const GROWTH: u32 = 50;
 
 /// A refused configuration is probed again after the first, and then at most every second span (R37).
 const PROBES: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
@@ -27,21 +27,25 @@ pub(super) fn after_failure(rng: &mut fastrand::Rng, failures: u32) -> Duration 
     Duration::from_millis(rng.u64(0..=millis(ceiling)))
 }
 
-/// After the `failures`-th failure in a row, while the token lives for `left`: a little over half of that. Nobody waits, so what
-/// counts is that the bucket is full when the outage ends: three or four attempts do for a life's last quarter, however long it
+/// After the `failures`-th failure in a row, while the token lives for `left`: about three quarters of that. Nobody waits, so what
+/// counts is that the bucket is full when the outage ends: two or three attempts do for a life's last quarter, however long it
 /// is, and the last ones still come close to its end.
 pub(super) fn after_failed_refresh(rng: &mut fastrand::Rng, failures: u32, left: Duration) -> Duration {
     match left < FIRST {
         true => after_failure(rng, failures),
-        false => Duration::from_millis(rng.u64(millis(left) / 2..=millis(left) * 2 / 3)),
+        false => Duration::from_millis(rng.u64(millis(left) * 13 / 20..=millis(left) * 17 / 20)),
     }
 }
 
-/// The wait after the `throttles`-th throttle in a row, counted from 1, where the answer named none: at most one slot, since one
-/// is free by then, and at least three quarters of one, growing only after the fifth.
-pub(super) fn after_throttle(rng: &mut fastrand::Rng, throttles: u32, slot: Duration) -> Duration {
-    let growth = slot.saturating_mul(throttles.saturating_sub(STEADY_THROTTLES)) / GROWTH;
-    let wait = millis(slot.saturating_add(growth).min(LONGEST_THROTTLE));
+/// The wait after the `throttles`-th throttle in a row, counted from 1, where the answer named none and nothing but throttles
+/// came for the time `starved`. Up to the tenth at most one slot, since one is free by then, and at least three quarters of one.
+/// Then at least a little more than a slot: those that ask at the limiter's own rhythm meet the same others each time.
+pub(super) fn after_throttle(rng: &mut fastrand::Rng, throttles: u32, starved: Duration, slot: Duration) -> Duration {
+    let longest = match throttles <= STEADY_THROTTLES {
+        true => slot,
+        false => (slot.saturating_mul(3) / 2).max(starved / GROWTH),
+    };
+    let wait = millis(longest.min(LONGEST_THROTTLE));
     Duration::from_millis(rng.u64(wait * 3 / 4..=wait))
 }
 
@@ -120,15 +124,23 @@ mod tests {
     }
 
     #[test]
-    fn r35_a_throttle_waits_one_spread_slot_and_grows_only_after_five() {
+    fn r35_a_throttle_waits_one_spread_slot_and_grows_only_after_ten() {
         let mut rng = fastrand::Rng::with_seed(7);
-        for (throttles, shortest, longest) in
-            [(1, 15, 20), (5, 15, 20), (8, 19, 26), (15, 30, 40), (145, 225, 300), (u32::MAX, 225, 300)]
-        {
-            let waits: Vec<_> = (0..500).map(|_| after_throttle(&mut rng, throttles, secs(20))).collect();
-            let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
-            assert!(*least >= secs(shortest) && *most <= secs(longest), "throttle {throttles}: {least:?}..{most:?}");
-            assert!(*least < secs(shortest) * 11 / 10, "throttle {throttles} is not spread: {least:?}");
+        // Throttles, seconds without an answer of another kind, and the wait in milliseconds.
+        for (throttles, starved, shortest, longest) in [
+            (1, 0, 15_000, 20_000),
+            (10, 180, 15_000, 20_000),
+            (11, 200, 22_500, 30_000),
+            (60, 1_500, 22_500, 30_000),
+            (90, 2_500, 37_500, 50_000),
+            (11, 14_000, 210_000, 280_000),
+            (u32::MAX, u64::MAX, 225_000, 300_000),
+        ] {
+            let wait = |_| after_throttle(&mut rng, throttles, secs(starved), secs(20)).as_millis();
+            let waits: Vec<_> = (0..500).map(wait).collect();
+            let (least, most) = (*waits.iter().min().unwrap(), *waits.iter().max().unwrap());
+            assert!(least >= shortest && most <= longest, "throttle {throttles} after {starved} s: {least}..{most}");
+            assert!(least < shortest * 11 / 10, "throttle {throttles} is not spread: {least}");
         }
     }
 
@@ -144,9 +156,9 @@ mod tests {
     }
 
     #[test]
-    fn r35_a_failed_refresh_waits_for_half_to_two_thirds_of_what_is_left_of_the_token() {
+    fn r35_a_failed_refresh_waits_for_about_three_quarters_of_what_is_left_of_the_token() {
         let mut rng = fastrand::Rng::with_seed(7);
-        for (left, shortest, longest) in [(900, 450, 600), (150, 75, 100), (6, 3, 4), (4, 0, 5)] {
+        for (left, shortest, longest) in [(900, 585, 765), (100, 65, 85), (20, 13, 17), (4, 0, 5)] {
             let waits: Vec<_> = (0..500).map(|_| after_failed_refresh(&mut rng, 1, secs(left))).collect();
             let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
             assert!(*least >= secs(shortest) && *most <= secs(longest), "{left}: {least:?}..{most:?}");

@@ -53,6 +53,8 @@ pub(super) struct Slot {
     /// How many want it kept warm.
     pub(super) warmers: u32,
     warm_at: Option<Mono>,
+    /// Whether a token has been refreshed while it lived.
+    refreshed: bool,
     bucket: Bucket,
     patience: Patience,
     /// Failures in a row, throttles and refusals aside.
@@ -202,6 +204,7 @@ impl Slot {
             waiters: BTreeSet::new(),
             warmers: 0,
             warm_at: None,
+            refreshed: false,
             bucket,
             patience: Patience::new(),
             failures: 0,
@@ -277,11 +280,13 @@ impl Machine {
     }
 
     /// The early age of a new token. Steady, but where a request failed or a refresh was throttled: those that met in an outage
-    /// would meet again (R30).
-    fn early(&mut self, key: KeyId, lifetime: Duration, sent: Now) -> Duration {
+    /// would meet again (R30). So would those that started together, and an outage that all of them meet takes more of the bucket
+    /// than there is: the first refresh parts them, unless they `share` it.
+    fn early(&mut self, key: KeyId, lifetime: Duration, shared: bool, sent: Now) -> Duration {
         let early = share(lifetime, self.policy.refresh_early);
         let slot = &self.slots[&key];
-        let collided = slot.failures > 0 || (self.gate.is_throttled() && slot.held.is_some());
+        let started = !slot.refreshed && !shared && slot.valid(sent).is_some_and(|held| held.place.is_none());
+        let collided = started || slot.failures > 0 || (self.gate.is_throttled() && slot.held.is_some());
         match collided && self.gate.lateness(lifetime, sent) == 0.0 {
             true => early * backoff::spread(&mut self.rng) / 1_000,
             false => early,
@@ -583,7 +588,10 @@ impl Machine {
         });
         let wait = match (retry_after, throttles) {
             (Some(wait), _) => backoff::after_retry_after(&mut self.rng, wait),
-            (None, Some(throttles)) => backoff::after_throttle(&mut self.rng, throttles, self.policy.budget.interval()),
+            (None, Some(throttles)) => {
+                let starved = self.gate.starved_for(now);
+                backoff::after_throttle(&mut self.rng, throttles, starved, self.policy.budget.interval())
+            }
             (None, None) => return,
         };
         let until = self.close_gate(wait, retry_after, now);
@@ -616,11 +624,11 @@ impl Machine {
         let Landed { key, sent, secret, .. } = landed;
         if self.slots[&key].held.is_none() && now.mono.since(sent.mono) < Patience::HELD {
             // Those of a burst, and those that are served after them at the limiter's pace, fit into an early period. A queue that is
-            // three quarters as long has as many others in it, as likely as not, that wait longer.
+            // half as long has as many others in it, as likely as not, that wait longer.
             let early = share(grant.lifetime, self.policy.refresh_early);
-            self.gate.served_first(early.saturating_sub(self.policy.budget.refill()) * 3 / 4, grant.lifetime, now);
+            self.gate.served_first(early.saturating_sub(self.policy.budget.refill()) / 2, grant.lifetime, now);
         }
-        let early = self.early(key, grant.lifetime, sent);
+        let early = self.early(key, grant.lifetime, tenure.is_some(), sent);
         self.gate.succeeded();
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         let other_scope = grant.scope.clone().filter(|granted| differs(granted, slot.key.scope().as_str()));
@@ -655,6 +663,8 @@ impl Machine {
             self.let_go(key, tenure, now);
         } else {
             let order = self.order(sent);
+            let slot = self.slot_mut(key);
+            slot.refreshed |= slot.valid(sent).is_some();
             // Whoever was held by a limiter keeps the place that it was given.
             let place = (now.mono.since(sent.mono) >= Patience::HELD).then(|| now.after(early.min(hard.left(now))));
             let held = Held {

@@ -34,6 +34,11 @@ impl Gate {
         self.throttles
     }
 
+    /// For how long nothing but throttles has come.
+    pub(super) fn starved_for(&self, now: Now) -> Duration {
+        self.starved.map_or(Duration::ZERO, |since| now.mono.since(since))
+    }
+
     pub(super) fn succeeded(&mut self) {
         self.throttles = 0;
         self.starved = None;
@@ -41,7 +46,7 @@ impl Gate {
 
     /// A first token, of this lifetime, came. If throttles kept it away for longer than `room`, the address is crowded.
     pub(super) fn served_first(&mut self, room: Duration, lifetime: Duration, now: Now) {
-        if self.starved.is_some_and(|starved| now.mono.since(starved) > room) {
+        if self.starved_for(now) > room {
             self.crowd(lifetime, now);
         }
     }

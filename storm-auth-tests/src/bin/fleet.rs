@@ -27,7 +27,7 @@ Usage: fleet [options]
   --limiter <kind>      what stands before the token endpoint, as in the emulator: nginx, nginx-delay, nginx-503, nginx-date,
                         apim, aspnet, lump, none (default: nginx)
   --outage <every>:<length>[:<kind>]
-                        the endpoint fails so often for so long, at random times. Kinds: status (502 behind the limiter,
+                        the endpoint fails so often for so long, from a random time on. Kinds: status (502 behind the limiter,
                         the default), refused (no connection), silent (no answer)
   --restart-every <span>
                         each process restarts once in each such span, at a random time

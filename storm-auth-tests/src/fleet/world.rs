@@ -350,8 +350,8 @@ impl<'a> World<'a> {
         let good = until.min(dies_at).clamp(from, to);
         let stale = until.clamp(good, to);
         self.course.held(from, good, self.plan.processes);
-        if good < to && (one.holding.is_some() && from < good) {
-            one.without_since = good;
+        if good < to && one.holding.is_some() {
+            one.without_since = one.without_since.max(until.min(dies_at));
         }
         let measured = |from: u64, to: u64| to.saturating_sub(from.max(self.measured_from));
         let figures = &mut self.figures;
@@ -370,6 +370,9 @@ impl<'a> World<'a> {
     fn take_token(&mut self, process: usize, holding: Option<Holding>) {
         let at = self.at;
         let one = &mut self.processes[process];
+        if let (Some(old), None) = (one.holding, holding) {
+            one.without_since = one.without_since.max(old.until.min(self.issued[old.serial]));
+        }
         one.holding = holding;
         if holding.is_none() || one.had_token {
             return;

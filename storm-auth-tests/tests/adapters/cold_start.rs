@@ -105,8 +105,8 @@ fn r24_in_the_refresh_window_nobody_waits<A: Adapter>() {
     // It is given up by its patience, and the next call refreshes.
     A::advance(&clock, Duration::from_secs(61));
     A::token(&tokens).unwrap();
-    // At the latest after two thirds of the 78 s that are left of the token.
-    A::advance(&clock, Duration::from_secs(53));
+    // At the latest after 17 of 20 parts of the 78 s that are left of the token.
+    A::advance(&clock, Duration::from_secs(67));
     A::token(&tokens).unwrap();
     assert!(emulator.wait_for(PATIENCE, |counts| counts.token_requests == 3));
     until("the new token", || A::token(&tokens).unwrap().id() != first);

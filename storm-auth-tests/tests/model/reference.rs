@@ -326,6 +326,8 @@ struct Key {
     /// A refused configuration stands until a token comes or the secret changes.
     refused: bool,
     fresh_rejections: u32,
+    /// A token was refreshed while it lived.
+    refreshed: bool,
     rejected: Vec<String>,
 }
 
@@ -429,6 +431,7 @@ impl Model {
             refusals: 0,
             refused: false,
             fresh_rejections: 0,
+            refreshed: false,
             rejected: Vec::new(),
         };
         self.keys.insert(id, key);
@@ -945,7 +948,9 @@ impl Model {
             }
             None if is_throttle => {
                 let slot = self.rules.slot();
-                let wait = (slot + slot * u64::from(self.throttles.saturating_sub(5)) / 10).min(300 * SECOND);
+                let starved = self.starved.map_or(0, |starved| now.mono - starved);
+                let wait = if self.throttles > 10 { (slot * 3 / 2).max(starved / 50) } else { slot };
+                let wait = wait.min(300 * SECOND);
                 wait * 3 / 4..=wait
             }
             None => return,
@@ -963,14 +968,18 @@ impl Model {
 
     fn grant(&mut self, id: u64, text: &str, lifetime: u64, sent: Time, now: Time, draws: &dyn Draws) {
         let lifetime = lifetime.min(86_400) * SECOND;
-        // Three quarters of what an early period takes beside a burst.
+        // Half of what an early period takes beside a burst.
         let refill = self.rules.slot() * (self.rules.budget.map_or(0, |(_, burst)| burst) + 1);
-        let room = ((lifetime as f64 * self.rules.early) as u64).saturating_sub(refill) * 3 / 4;
+        let room = ((lifetime as f64 * self.rules.early) as u64).saturating_sub(refill) / 2;
         let (starved, is_first) = (self.starved.take(), self.keys[&id].token.is_none());
         if is_first && !is_held(sent, now) && starved.is_some_and(|starved| now.mono - starved > room) {
             self.crowd(lifetime, now);
         }
-        let collided = self.keys[&id].failures > 0 || self.throttles > 0 && !is_first;
+        let key = &self.keys[&id];
+        // Whoever was held has its place from the limiter.
+        let is_refresh = key.valid(sent).is_some();
+        let parts = !key.refreshed && key.valid(sent).is_some_and(|token| !is_held(token.sent, token.received));
+        let collided = parts || key.failures > 0 || self.throttles > 0 && !is_first;
         let draws_its_refresh = collided && self.lateness(lifetime, sent) == 0.0;
         self.throttles = 0;
         // R20
@@ -1013,6 +1022,7 @@ impl Model {
                 early = drawn;
             }
             let key = self.key(id);
+            key.refreshed |= is_refresh;
             let token = Token { text: text.to_owned(), sent, received: now, lifetime, early, dies };
             if key.token.replace(token).is_some() {
                 key.fresh_rejections = 0;
@@ -1066,13 +1076,13 @@ impl Model {
         self.rest(id, now.after(wait), Trouble::Unavailable(cause), now);
     }
 
-    /// R35: how long a key rests after a failure: while its token lives, for half to two thirds of what is left; else full jitter,
+    /// R35: how long a key rests after a failure: while its token lives, for about three quarters of what is left; else full jitter,
     /// from 5 s, doubled each time up to two minutes.
     fn rested(&self, id: u64, now: Time, draws: &dyn Draws) -> u64 {
         let key = &self.keys[&id];
         let left = key.valid(now).map_or(0, |token| token.dies.left(now));
         let most = ((5 * SECOND) << (key.failures - 1).min(10)).min(120 * SECOND);
-        let range = if left < 5 * SECOND { 0..=most } else { left / 2..=left * 2 / 3 };
+        let range = if left < 5 * SECOND { 0..=most } else { left * 13 / 20..=left * 17 / 20 };
         let wait = draws.back_off(id);
         // Its token may have been rejected in the same call.
         let cut = wait == 120 * SECOND && wait < *range.start();
