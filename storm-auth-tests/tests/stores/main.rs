@@ -20,6 +20,7 @@ use storm_auth_tests::store_conformance;
 /// What a process of these tests does, and where.
 const PART: &str = "STORM_AUTH_STORES_PART";
 const FOLDER: &str = "STORM_AUTH_STORES_FOLDER";
+const URL: &str = "STORM_AUTH_STORES_URL";
 
 fn op(command: StoreCommand) -> StoreOp {
     let url = TokenUrl::parse("https://identity.storm.io/1.0/connect/token", &HttpHosts::default()).unwrap();
@@ -90,6 +91,7 @@ fn a_part_for_the_other_tests() {
     match part.as_str() {
         #[cfg(unix)]
         "writes" | "holds" | "umask" | "full" | "forks" => files::play(&part, &folder),
+        "TLS" | "TLS refused" | "TLS before HTTPS" | "TLS after HTTPS" => redis::play(&part, &folder),
         _ => jobs::play(&part, &folder),
     }
 }
