@@ -251,7 +251,7 @@ fn told(error: &RedisError) -> String {
             .to_owned();
     }
     let text = error.to_string();
-    let change = if text.contains("READONLY") {
+    let change = if text.contains("read only replica") {
         "name the primary, or promote this replica"
     } else if text.contains("UnknownIssuer") {
         "add the authority that issued the server's certificate to those that the system trusts, or name a file of all that are to be \

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what the tests share stands outside of their functions")]
 
+mod failover;
 #[cfg(unix)]
 mod files;
 mod jobs;

@@ -19,14 +19,14 @@ use storm_auth_tests::store_conformance;
 use crate::{Folder, URL, Victim, lease, op, process, publish};
 
 /// A server of this test's own, which ends with it.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
     settings: Vec<String>,
 }
 
 impl Server {
-    fn start(settings: &[&str]) -> Option<Self> {
+    pub(crate) fn start(settings: &[&str]) -> Option<Self> {
         Self::start_with(|| settings.iter().map(ToString::to_string).collect())
     }
 
@@ -46,11 +46,11 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    fn store(&self) -> RedisStore {
+    pub(crate) fn store(&self) -> RedisStore {
         RedisStore::new(&self.url()).unwrap()
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
