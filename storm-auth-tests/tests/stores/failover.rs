@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use storm_auth_blocking::core::Event;
 use storm_auth_blocking::{Clock, Credentials, Scope, TokenProvider};
@@ -14,7 +14,7 @@ use storm_auth_store::RedisStore;
 use storm_auth_tests::emulator::Emulator;
 
 use crate::redis::Server;
-use crate::{Folder, lease, op, publish};
+use crate::{Folder, lease, op, publish, until};
 
 /// An address that leads to one server after the other, as a name does or a balancer.
 struct Address {
@@ -117,14 +117,6 @@ fn say(server: &Server, lines: &[&str]) -> Vec<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
     write!(stream, "{}\r\n", lines.join("\r\n")).unwrap();
     BufReader::new(stream).lines().take(lines.len()).map(Result::unwrap).collect()
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let since = Instant::now();
-    while !is_so() {
-        assert!(since.elapsed() < Duration::from_secs(30), "never: {what}");
-        thread::yield_now();
-    }
 }
 
 fn promote(server: &Server) {
