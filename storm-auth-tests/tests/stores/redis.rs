@@ -94,19 +94,25 @@ fn launch(port: u16, settings: &[String]) -> std::io::Result<Option<Child>> {
         if child.try_wait()?.is_some() {
             return Ok(None);
         }
-        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
-            // It listens before it has loaded.
-            let mut answer = [0; 1];
-            stream.write_all(b"PING\r\n")?;
-            if stream.read(&mut answer)? == 1 {
-                return Ok(Some(child));
-            }
+        if answers(port).is_ok_and(|answers| answers) {
+            return Ok(Some(child));
         }
         thread::sleep(Duration::from_millis(20));
     }
     child.kill()?;
     child.wait()?;
     Ok(None)
+}
+
+/// It listens before it has loaded, and may end a connection then: that it is missing is known from its start alone.
+fn answers(port: u16) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    // A port that nobody listens on yet may be drawn for this end of the connection as well.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Ok(false);
+    }
+    stream.write_all(b"PING\r\n")?;
+    Ok(stream.read(&mut [0; 1])? == 1)
 }
 
 impl Drop for Server {
