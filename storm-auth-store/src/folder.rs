@@ -47,14 +47,14 @@ impl Folder {
 
     /// Opens a file for reading and writing, and makes it where it is missing.
     pub(crate) fn file(&self, name: &str) -> io::Result<File> {
-        self.open_file(name, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CREATE)
+        self.open_file(name, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CREATE).map_err(unwritable)
     }
 
     /// A file that was not there before.
     fn new_file(&self, name: &str) -> io::Result<File> {
         use rustix::fs::OFlags;
 
-        self.open_file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
+        self.open_file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL).map_err(unwritable)
     }
 
     fn open_file(&self, name: &str, flags: rustix::fs::OFlags) -> io::Result<File> {
@@ -180,6 +180,20 @@ pub(crate) fn overwrite(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     file.seek(SeekFrom::Start(0))?;
     file.write_all(bytes)?;
     file.set_len(bytes.len() as u64)
+}
+
+/// Says what to change where the system lets nobody write, or not this user.
+#[cfg(unix)]
+fn unwritable(error: io::Error) -> io::Error {
+    let change = match error.kind() {
+        // And not what is refused below.
+        io::ErrorKind::PermissionDenied if error.raw_os_error().is_some() => {
+            "let this user write to the folder and to what is in it (chmod 700), or name another one"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "name a folder that can be written to",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}; {change}"))
 }
 
 fn refused(problem: &'static str) -> io::Error {

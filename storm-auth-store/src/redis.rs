@@ -83,6 +83,10 @@ return string.format('%.0f', closed)
 /// `storm-auth:`, is the record until its token expires, the lease for ten seconds, how it rests, and the gate. A user with access to
 /// `~storm-auth:*` and the commands `EVAL`, `EVALSHA`, `SCRIPT|LOAD`, `TIME`, `GET`, `GETRANGE`, `SET` and `DEL` is enough.
 ///
+/// Over TLS a server is trusted by what the system trusts. An authority of one's own is added to the system's, or the variable
+/// `SSL_CERT_FILE` names a PEM file of all that the process is to trust, which counts for reqwest as well. A client certificate is not
+/// supported: a server that asks for one (`tls-auth-clients`, on by default in a server of one's own) is told not to.
+///
 /// ```no_run
 /// use storm_auth_store::RedisStore;
 ///
@@ -189,7 +193,7 @@ impl RedisStore {
                 Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(1)),
                 Err(TryLockError::WouldBlock) => {
                     let problem = "another thread of this process is using it";
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, problem).into());
+                    return Err(io::Error::new(io::ErrorKind::ResourceBusy, problem).into());
                 }
             }
         }
@@ -235,8 +239,29 @@ impl RedisStore {
 
 impl TokenStore for RedisStore {
     fn perform(&self, op: &StoreOp) -> Result<StoreReply, StoreFailure> {
-        self.try_perform(op).map_err(|error| StoreFailure::new(format!("Redis at {}: {error}", self.address)))
+        self.try_perform(op).map_err(|error| StoreFailure::new(format!("Redis at {}: {}", self.address, told(&error))))
     }
+}
+
+/// What an error says, and what to change where that is known and the error does not tell.
+fn told(error: &RedisError) -> String {
+    if error.is_timeout() {
+        // The system's own words are that a resource is temporarily unavailable.
+        return "no answer in time; look at its load and the way there, and whether both ends speak TLS, or neither"
+            .to_owned();
+    }
+    let text = error.to_string();
+    let change = if text.contains("read only replica") {
+        "name the primary, or promote this replica"
+    } else if text.contains("UnknownIssuer") {
+        "add the authority that issued the server's certificate to those that the system trusts, or name a file of all that are to be \
+         trusted in SSL_CERT_FILE"
+    } else if text.contains("CertificateRequired") {
+        "this store has no certificate to show; set tls-auth-clients to no, and let it log in with a password"
+    } else {
+        return text;
+    };
+    format!("{text}; {change}")
 }
 
 /// The most milliseconds that a script's floating-point numbers hold exactly.

@@ -5,15 +5,19 @@
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use storm_auth_blocking::core::Event;
+use storm_auth_blocking::{Clock, Credentials, Scope, TokenProvider};
 use storm_auth_core::Unix;
 use storm_auth_core::store::{Lease, Owner, Record, StoreCommand, TokenStore};
 use storm_auth_store::FileStore;
+use storm_auth_tests::emulator::Emulator;
 
-use crate::{Folder, Victim, lease, op, process, publish};
+use crate::{Folder, Victim, lease, op, process, publish, until};
 
 /// The parts of other processes.
 pub(crate) fn play(part: &str, folder: &Path) {
@@ -90,8 +94,117 @@ pub(crate) fn play(part: &str, folder: &Path) {
             assert!(store.perform(&lease(7, 10_000)).is_err());
             assert_eq!(store.perform(&op(StoreCommand::Read)).unwrap().lease, Lease::Free);
         }
+        "chmod" => {
+            // The mode stops nobody who is root.
+            // SAFETY: plain system calls, which change all threads of this process.
+            let ordinary = unsafe { libc::geteuid() != 0 || (libc::setgid(65_534) == 0 && libc::setuid(65_534) == 0) };
+            assert!(ordinary, "root can become somebody else");
+            let mode = |folder: &Path, mode| fs::set_permissions(folder, Permissions::from_mode(mode)).unwrap();
+            let [old, new] = old_and_new(folder);
+            for folder in [&old, &new] {
+                mode(folder, 0o500);
+            }
+            goes_on_alone(&old, &new, "chmod 700");
+            // Then the folders can be removed, too.
+            for folder in [&old, &new] {
+                mode(folder, 0o700);
+            }
+            shares_again(&new);
+        }
+        #[cfg(target_os = "linux")]
+        "mount" => {
+            let [old, new] = old_and_new(folder);
+            if !mount_to_read_only(folder) {
+                say("SKIPPED: this user may mount nothing");
+                return;
+            }
+            goes_on_alone(&old, &new, "name a folder that can be written to");
+        }
         _ => unreachable!(),
     }
+}
+
+/// A folder with a record in it, and one that a store finds empty.
+fn old_and_new(folder: &Path) -> [PathBuf; 2] {
+    let folders = ["old", "new"].map(|name| folder.join(name));
+    FileStore::new(&folders[0]).unwrap().perform(&publish(None, 1)).unwrap();
+    FileStore::new(&folders[1]).unwrap();
+    folders
+}
+
+/// Mounts a folder over itself, for this thread and those that it starts alone.
+#[cfg(target_os = "linux")]
+fn mount_to_read_only(folder: &Path) -> bool {
+    let folder = std::ffi::CString::new(folder.to_str().unwrap()).unwrap();
+    let mount = |what: &std::ffi::CStr, flags| {
+        // SAFETY: paths that end with a zero; no type and no data is needed for these flags.
+        unsafe { libc::mount(what.as_ptr(), what.as_ptr(), std::ptr::null(), flags, std::ptr::null()) == 0 }
+    };
+    // SAFETY: a plain system call.
+    let apart = unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0;
+    apart
+        && mount(c"/", libc::MS_REC | libc::MS_PRIVATE)
+        && mount(&folder, libc::MS_BIND)
+        && mount(&folder, libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY)
+}
+
+/// Both folders can be read and not written to; `change` is what is told then.
+fn goes_on_alone(old: &Path, new: &Path, change: &str) {
+    let store = FileStore::new(old).unwrap();
+    assert_eq!(sent(&store), 1);
+    let failure = store.perform(&publish(None, 2)).unwrap_err();
+    assert!(failure.detail.contains(change) && failure.detail.contains(old.to_str().unwrap()), "{failure}");
+    // Whoever may still write to a file that is there gets the lease, and it ends although nothing can be published.
+    let _ = store.perform(&lease(7, 10_000));
+    assert!(store.perform(&publish(Some(7), 2)).is_err());
+    let reply = store.perform(&op(StoreCommand::Read)).unwrap();
+    assert_eq!((reply.record.unwrap().order.sent, reply.lease), (Unix::from_millis(1), Lease::Free));
+
+    let lifetime = Duration::from_secs(600);
+    let emulator = Emulator::builder().lifetime(lifetime).start();
+    let (clock, events) = (Clock::movable(), Arc::<Mutex<Vec<Event>>>::default());
+    let seen = Arc::clone(&events);
+    let tokens = provider(&emulator, new).clock(clock.clone());
+    let tokens = tokens.on_event(move |event| seen.lock().unwrap().push(event.clone())).build_tokens().unwrap();
+    for requests in 1..=3 {
+        tokens.token().unwrap();
+        assert_eq!(emulator.token_requests(), requests);
+        until("neither the lease nor the token could be written", || tokens.counters().store_failures == 2 * requests);
+        clock.advance(lifetime);
+    }
+    tokens.close(Duration::from_secs(10)).unwrap();
+    let mut well = true;
+    for event in events.lock().unwrap().iter() {
+        match event {
+            Event::StoreFailed { detail, .. } => {
+                assert!(well && detail.contains(change), "{detail}");
+                well = false;
+            }
+            // It can be read, after all.
+            Event::StoreRecovered => well = true,
+            _ => {}
+        }
+    }
+    assert!(!well, "it was never told");
+}
+
+/// Two that use the folder send one request.
+fn shares_again(folder: &Path) {
+    let emulator = Emulator::start();
+    for _ in 0..2 {
+        let tokens = provider(&emulator, folder).build_tokens().unwrap();
+        tokens.token().unwrap();
+        tokens.close(Duration::from_secs(10)).unwrap();
+    }
+    assert_eq!(emulator.token_requests(), 1);
+}
+
+fn provider(emulator: &Emulator, folder: &Path) -> storm_auth_blocking::Builder {
+    TokenProvider::builder()
+        .token_url(emulator.token_url())
+        .credentials(Credentials::new(emulator.client_id(), emulator.client_secret()).unwrap())
+        .scope(Scope::new(emulator.scope()).unwrap())
+        .store(FileStore::new(folder).unwrap())
 }
 
 fn say(word: &str) {
@@ -284,6 +397,27 @@ fn r70_a_full_disk_leaves_the_old_record() {
     assert!(process("full", &folder.0).status().unwrap().success());
     assert_eq!(folder.store().perform(&lease(1, 10_000)).unwrap().lease, Lease::Mine);
     assert!(modes(&folder.0).iter().all(|(ending, _)| ending != "new"), "nothing unfinished is left");
+}
+
+#[test]
+fn r75_a_folder_that_can_only_be_read_is_told_with_what_to_change_and_done_without() {
+    let folder = Folder::new("chmod");
+    fs::create_dir(&folder.0).unwrap();
+    fs::set_permissions(&folder.0, Permissions::from_mode(0o777)).unwrap();
+    assert!(process("chmod", &folder.0).status().unwrap().success());
+}
+
+/// Only who may mount, as root may outside of most containers, has such a folder made; the test says so where it cannot.
+#[cfg(target_os = "linux")]
+#[test]
+fn r75_a_file_system_that_can_only_be_read_is_told_with_what_to_change_and_done_without() {
+    let folder = Folder::new("mount");
+    fs::create_dir(&folder.0).unwrap();
+    let played = process("mount", &folder.0).output().unwrap();
+    assert!(played.status.success());
+    if String::from_utf8_lossy(&played.stdout).contains("SKIPPED") {
+        eprintln!("SKIPPED: this user may mount nothing");
+    }
 }
 
 #[test]

@@ -8,9 +8,8 @@ use storm_auth_blocking::{Clock, Credentials, Scope, TokenProvider};
 use storm_auth_store::{FileStore, Sealed};
 use storm_auth_tests::emulator::Emulator;
 
-use crate::{Folder, process};
+use crate::{Folder, URL, process};
 
-const URL: &str = "STORM_AUTH_STORES_URL";
 const SECRET: &str = "STORM_AUTH_STORES_SECRET";
 
 /// One job: it starts at so many seconds, wants a token, works until nothing is under way behind it, unless it is in a hurry, and ends.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what the tests share stands outside of their functions")]
 
+mod failover;
 #[cfg(unix)]
 mod files;
 mod jobs;
@@ -10,7 +11,8 @@ mod sealed;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use storm_auth_core::store::{Order, Owner, Record, StoreCommand, StoreOp};
 use storm_auth_core::{Credentials, HttpHosts, Key, Scope, TokenUrl, Unix, scope};
@@ -20,6 +22,7 @@ use storm_auth_tests::store_conformance;
 /// What a process of these tests does, and where.
 const PART: &str = "STORM_AUTH_STORES_PART";
 const FOLDER: &str = "STORM_AUTH_STORES_FOLDER";
+const URL: &str = "STORM_AUTH_STORES_URL";
 
 fn op(command: StoreCommand) -> StoreOp {
     let url = TokenUrl::parse("https://identity.storm.io/1.0/connect/token", &HttpHosts::default()).unwrap();
@@ -72,6 +75,14 @@ fn process(part: &str, folder: &Path) -> Command {
     process
 }
 
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < Duration::from_secs(30), "never: {what}");
+        thread::yield_now();
+    }
+}
+
 /// One that was killed when this is dropped.
 struct Victim(Child);
 
@@ -89,7 +100,8 @@ fn a_part_for_the_other_tests() {
     let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
     match part.as_str() {
         #[cfg(unix)]
-        "writes" | "holds" | "umask" | "full" | "forks" => files::play(&part, &folder),
+        "writes" | "holds" | "umask" | "full" | "forks" | "chmod" | "mount" => files::play(&part, &folder),
+        "TLS" | "TLS refused" | "TLS before HTTPS" | "TLS after HTTPS" => redis::play(&part, &folder),
         _ => jobs::play(&part, &folder),
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! Without one they say so; where `STORM_TESTS_SKIP_NOTHING` is set, as in CI, they fail.
 
-use std::io::{Read, Write};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,32 +16,27 @@ use storm_auth_core::store::{Lease, Owner, StoreCommand, TokenStore};
 use storm_auth_store::RedisStore;
 use storm_auth_tests::store_conformance;
 
-use crate::{lease, op, publish};
+use crate::{Folder, URL, Victim, lease, op, process, publish};
 
 /// A server of this test's own, which ends with it.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
     settings: Vec<String>,
 }
 
 impl Server {
-    fn start(settings: &[&str]) -> Option<Self> {
-        let settings: Vec<_> = settings.iter().map(ToString::to_string).collect();
+    pub(crate) fn start(settings: &[&str]) -> Option<Self> {
+        Self::start_with(|| settings.iter().map(ToString::to_string).collect())
+    }
+
+    /// With settings that may name ports of their own, which are drawn anew with each try.
+    fn start_with(settings: impl Fn() -> Vec<String>) -> Option<Self> {
         // Between being free and being taken another one may take a port.
         for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            match launch(port, &settings) {
-                Ok(Some(child)) => return Some(Self { child, port, settings }),
-                Ok(None) => {}
-                Err(error) => {
-                    assert!(std::env::var_os("STORM_TESTS_SKIP_NOTHING").is_none(), "redis-server is missing: {error}");
-                    #[allow(clippy::print_stderr, reason = "a test that did not run has to say so")]
-                    {
-                        eprintln!("SKIPPED: redis-server is not installed");
-                    }
-                    return None;
-                }
+            let (port, settings) = (free_port(), settings());
+            if let Some(child) = installed("redis-server", launch(port, &settings))? {
+                return Some(Self { child, port, settings });
             }
         }
         panic!("redis-server does not start");
@@ -48,11 +46,11 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    fn store(&self) -> RedisStore {
+    pub(crate) fn store(&self) -> RedisStore {
         RedisStore::new(&self.url()).unwrap()
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -62,6 +60,24 @@ impl Server {
         self.stop();
         self.child = launch(self.port, &self.settings).unwrap().expect("its port is still free");
     }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// What came of starting a program, or nothing, said aloud, where it is missing.
+fn installed<T>(program: &str, started: std::io::Result<T>) -> Option<T> {
+    let error = match started {
+        Ok(started) => return Some(started),
+        Err(error) => error,
+    };
+    assert!(std::env::var_os("STORM_TESTS_SKIP_NOTHING").is_none(), "{program} is missing: {error}");
+    #[allow(clippy::print_stderr, reason = "a test that did not run has to say so")]
+    {
+        eprintln!("SKIPPED: {program} is not installed");
+    }
+    None
 }
 
 fn launch(port: u16, settings: &[String]) -> std::io::Result<Option<Child>> {
@@ -78,13 +94,8 @@ fn launch(port: u16, settings: &[String]) -> std::io::Result<Option<Child>> {
         if child.try_wait()?.is_some() {
             return Ok(None);
         }
-        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
-            // It listens before it has loaded.
-            let mut answer = [0; 1];
-            stream.write_all(b"PING\r\n")?;
-            if stream.read(&mut answer)? == 1 {
-                return Ok(Some(child));
-            }
+        if answers(port).is_ok_and(|answers| answers) {
+            return Ok(Some(child));
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -93,11 +104,139 @@ fn launch(port: u16, settings: &[String]) -> std::io::Result<Option<Child>> {
     Ok(None)
 }
 
+/// It listens before it has loaded, and may end a connection then: that it is missing is known from its start alone.
+fn answers(port: u16) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    // A port that nobody listens on yet may be drawn for this end of the connection as well.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Ok(false);
+    }
+    stream.write_all(b"PING\r\n")?;
+    Ok(stream.read(&mut [0; 1])? == 1)
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A server that speaks TLS beside its plain port, by a certificate for 127.0.0.1 alone from an authority of this test's own.
+struct TlsServer {
+    server: Server,
+    folder: Folder,
+}
+
+impl TlsServer {
+    fn start(name: &str, settings: &[&str]) -> Option<Self> {
+        let folder = Folder::new(name);
+        certify(&folder.0)?;
+        let path = |file: &str| folder.0.join(file).to_str().unwrap().to_owned();
+        let server = Server::start_with(|| {
+            let tls = ["--tls-port", &free_port().to_string(), "--tls-auth-clients", "no"].map(str::to_owned);
+            let files =
+                ["--tls-cert-file", &path("server.pem"), "--tls-key-file", &path("server.key")].map(str::to_owned);
+            let authority = ["--tls-ca-cert-file".to_owned(), path("ca.pem")];
+            let others = settings.iter().map(ToString::to_string);
+            tls.into_iter().chain(files).chain(authority).chain(others).collect()
+        })?;
+        Some(Self { server, folder })
+    }
+
+    fn port(&self) -> &str {
+        &self.server.settings[1]
+    }
+
+    /// A process for which the system trusts the authority.
+    fn process(&self, part: &str) -> Command {
+        let mut process = process(part, &self.folder.0);
+        process
+            .env("SSL_CERT_FILE", self.folder.0.join("ca.pem"))
+            .env(URL, format!("rediss://127.0.0.1:{}", self.port()));
+        process
+    }
+}
+
+/// Makes an authority, and a server's certificate by it.
+fn certify(folder: &Path) -> Option<()> {
+    fs::create_dir(folder).unwrap();
+    fs::write(folder.join("extensions"), "basicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1\n").unwrap();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    for order in [
+        format!("req -x509 {key} -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"),
+        format!("req {key} -subj /CN=server -keyout server.key -out server.csr"),
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out server.pem"
+            .to_owned(),
+    ] {
+        let made = Command::new("openssl").args(order.split(' ')).current_dir(folder).output();
+        let made = installed("openssl", made)?;
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    Some(())
+}
+
+/// The parts of other processes: here the variable SSL_CERT_FILE names the authority.
+pub(crate) fn play(part: &str, folder: &Path) {
+    let url = std::env::var(URL).unwrap();
+    match part {
+        "TLS" => {
+            store_conformance::check(|| Box::new(RedisStore::new(&url).unwrap()));
+            // The same server by a name that its certificate does not have.
+            let other = RedisStore::new(&url.replace("127.0.0.1", ":pa55word@localhost")).unwrap();
+            let failure = other.perform(&op(StoreCommand::Read)).unwrap_err();
+            assert!(failure.detail.contains("not valid for name \"localhost\""), "{failure}");
+            assert!(!failure.detail.contains("pa55word"), "{failure}");
+        }
+        "TLS refused" => {
+            let store = RedisStore::new(&url).unwrap();
+            // The end of the connection may overtake what the server says about it.
+            let told = (0..100).any(|_| {
+                let failure = store.perform(&op(StoreCommand::Read)).unwrap_err();
+                failure.detail.contains("tls-auth-clients")
+            });
+            assert!(told);
+        }
+        // Both HTTP clients, with the one that shares through Redis before them or after: whoever comes first chooses for the process,
+        // if anybody does.
+        "TLS before HTTPS" | "TLS after HTTPS" => {
+            let store = RedisStore::new(&url).unwrap();
+            let share = || store.perform(&publish(None, 1)).unwrap().record.unwrap();
+            if part == "TLS before HTTPS" {
+                share();
+            }
+            let https = https(folder);
+            fetch_with_reqwest(&https.1);
+            fetch_with_ureq(&https.1, folder);
+            share();
+        }
+        _ => unreachable!(),
+    }
+}
+
+/// A server that answers any request over TLS, and its URL.
+fn https(folder: &Path) -> (Victim, String) {
+    let mut server = Command::new("openssl");
+    server.args("s_server -www -accept 127.0.0.1:0 -cert server.pem -key server.key".split(' ')).current_dir(folder);
+    let mut server = Victim(server.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    let said = BufReader::new(server.0.stdout.take().unwrap());
+    let accepts = said.lines().map(Result::unwrap).find_map(|line| line.strip_prefix("ACCEPT ").map(str::to_owned));
+    (server, format!("https://{}/", accepts.expect("it says where it listens")))
+}
+
+fn fetch_with_reqwest(url: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let answer = runtime.block_on(async { reqwest::Client::new().get(url).send().await });
+    assert!(answer.unwrap().status().is_success());
+}
+
+fn fetch_with_ureq(url: &str, folder: &Path) {
+    use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+    let authority = Certificate::from_pem(&fs::read(folder.join("ca.pem")).unwrap()).unwrap();
+    let tls = TlsConfig::builder().root_certs(RootCerts::Specific(Arc::new(vec![authority]))).build();
+    let agent = ureq::Agent::config_builder().tls_config(tls).build().new_agent();
+    assert!(agent.get(url).call().unwrap().status().is_success());
 }
 
 #[test]
@@ -158,9 +297,11 @@ fn r75_a_connection_that_broke_while_nobody_used_it_costs_nothing() {
 #[test]
 fn r75_a_server_that_never_answers_is_given_up_within_its_patience() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let store = RedisStore::new(&format!("redis://{}", silent.local_addr().unwrap())).unwrap();
-    // It accepts, and says nothing. The failure itself is what is asserted; a wait without an end would hang here.
-    assert!(store.perform(&op(StoreCommand::Read)).is_err());
+    for scheme in ["redis", "rediss"] {
+        let store = RedisStore::new(&format!("{scheme}://{}", silent.local_addr().unwrap())).unwrap();
+        // It accepts, and says nothing. The failure itself is what is asserted; a wait without an end would hang here.
+        assert!(store.perform(&op(StoreCommand::Read)).is_err());
+    }
 }
 
 #[test]
@@ -174,6 +315,45 @@ fn r58_r75_a_wrong_password_is_told_and_no_password_is_shown() {
     for shown in [format!("{right:?} {wrong:?}"), failure.to_string(), format!("{failure:?}")] {
         assert!(!shown.contains("pa55word"), "{shown}");
     }
+}
+
+#[test]
+fn r72_r74_r75_over_tls_redis_keeps_to_the_protocol_by_what_the_system_trusts() {
+    let Some(server) = TlsServer::start("tls", &[]) else { return };
+    assert!(server.process("TLS").status().unwrap().success());
+}
+
+#[test]
+fn r75_tls_to_redis_works_beside_both_http_clients_whoever_comes_first() {
+    let Some(server) = TlsServer::start("beside", &[]) else { return };
+    for part in ["TLS before HTTPS", "TLS after HTTPS"] {
+        assert!(server.process(part).status().unwrap().success(), "{part}");
+    }
+}
+
+#[test]
+fn r58_r75_a_certificate_that_is_not_trusted_is_told_with_what_to_change() {
+    let Some(server) = TlsServer::start("untrusted", &["--requirepass", "r1ght-pa55word"]) else { return };
+    let store = RedisStore::new(&format!("rediss://:r1ght-pa55word@127.0.0.1:{}", server.port())).unwrap();
+    let failure = store.perform(&op(StoreCommand::Read)).unwrap_err();
+    assert!(failure.detail.contains("SSL_CERT_FILE"), "{failure}");
+    for shown in [format!("{store:?}"), failure.to_string(), format!("{failure:?}")] {
+        assert!(!shown.contains("pa55word"), "{shown}");
+    }
+}
+
+#[test]
+fn r75_a_port_without_tls_is_told_where_the_url_asks_for_it() {
+    let Some(server) = Server::start(&[]) else { return };
+    let store = RedisStore::new(&format!("rediss://127.0.0.1:{}", server.port)).unwrap();
+    let failure = store.perform(&op(StoreCommand::Read)).unwrap_err();
+    assert!(failure.detail.contains("whether both ends speak TLS"), "{failure}");
+}
+
+#[test]
+fn r75_a_server_that_wants_a_certificate_of_the_clients_is_told_with_what_to_change() {
+    let Some(server) = TlsServer::start("mutual", &["--tls-auth-clients", "yes"]) else { return };
+    assert!(server.process("TLS refused").status().unwrap().success());
 }
 
 #[test]
