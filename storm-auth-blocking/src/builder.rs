@@ -13,7 +13,7 @@ use ureq::typestate::AgentScope;
 
 use crate::client::StormClient;
 use crate::clock::Clock;
-use crate::driver::{Driver, OnEvent};
+use crate::driver::{Driver, Handle, OnEvent};
 use crate::error::Error;
 use crate::provider::TokenProvider;
 use crate::transport::{self, MakeAgent, Transport};
@@ -158,6 +158,6 @@ impl Builder {
             machine.share();
         }
         let driver = Driver::new(machine, self.clock, transport, self.store, self.on_event);
-        Ok((TokenProvider::new(driver, key), api))
+        Ok((TokenProvider::new(Arc::new(Handle(driver)), key), api))
     }
 }

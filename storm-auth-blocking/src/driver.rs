@@ -117,13 +117,13 @@ impl Driver {
     }
 
     /// Keeps a key warm from a thread of its own, until the guard goes.
-    pub(crate) fn keep_warm(self: &Arc<Self>, key: KeyId) -> KeepWarm {
+    pub(crate) fn keep_warm(self: &Arc<Self>, key: KeyId, handle: Arc<Handle>) -> KeepWarm {
         self.command(|machine, now| machine.keep_warm(key, now));
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         // Without a thread nothing keeps it warm, but the first call in its refresh time still refreshes it.
         let thread = self.watch_over("storm-auth-warm", move |_| !stopped.load(Ordering::Acquire));
-        KeepWarm { driver: self.clone(), key, stop, thread, process: process::id() }
+        KeepWarm { handle, key, stop, thread, process: process::id() }
     }
 
     /// Keeps the machine's deadlines from a thread of its own, for as long as `goes_on` says.
@@ -230,6 +230,23 @@ impl Driver {
     }
 }
 
+/// What providers and guards have of the driver, beside its threads and flights.
+#[derive(Debug)]
+pub(crate) struct Handle(pub(crate) Arc<Driver>);
+
+impl Drop for Handle {
+    /// The last one goes, as a process may do that ends: what is owed to the store is performed here and now.
+    fn drop(&mut self) {
+        let Some(store) = &self.0.store else { return };
+        for op in self.0.with_board(|board, now| board.leave(now)) {
+            let performed = panic::catch_unwind(AssertUnwindSafe(|| store.perform(&op)));
+            if !matches!(performed, Ok(Ok(_))) {
+                return;
+            }
+        }
+    }
+}
+
 impl Drop for Driver {
     fn drop(&mut self) {
         // In a child that sent nothing there is nothing to end.
@@ -331,7 +348,7 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 #[must_use = "the token is kept warm only while this guard lives"]
 pub struct KeepWarm {
-    driver: Arc<Driver>,
+    handle: Arc<Handle>,
     key: KeyId,
     stop: Arc<AtomicBool>,
     thread: Option<Thread>,
@@ -344,7 +361,7 @@ impl Drop for KeepWarm {
             return; // the parent's: nothing is kept warm for it here
         }
         self.stop.store(true, Ordering::Release);
-        self.driver.command(|machine, now| machine.keep_cold(self.key, now));
+        self.handle.0.command(|machine, now| machine.keep_cold(self.key, now));
         if let Some(thread) = &self.thread {
             thread.unpark();
         }

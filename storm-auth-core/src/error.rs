@@ -198,6 +198,9 @@ pub enum AcquireError {
     },
     /// The caller's deadline passed while a request was under way. The request goes on for later callers.
     DeadlineExceeded,
+    /// Another process that shares the token store was to fetch the token, or the store was still being asked, when this call's
+    /// deadline passed. Nothing was requested from here.
+    HeldElsewhere,
     /// The provider was closed.
     Closed,
     /// A request is still under way after the deadline for closing.
@@ -232,7 +235,7 @@ impl AcquireError {
             | Self::RateLimited { retry_at, .. }
             | Self::Unavailable { retry_at, .. }
             | Self::TokensRejected { retry_at } => Some(*retry_at),
-            Self::DeadlineExceeded | Self::Closed | Self::StillBusy | Self::UnknownKey => None,
+            Self::DeadlineExceeded | Self::HeldElsewhere | Self::Closed | Self::StillBusy | Self::UnknownKey => None,
         }
     }
 
@@ -282,9 +285,14 @@ impl fmt::Display for AcquireError {
                 "the token endpoint has not answered within this call's deadline; the request goes on, so a later call \
                  may find its token",
             ),
+            Self::HeldElsewhere => f.write_str(
+                "another process that shares the token store is to fetch the token, and has not within this call's deadline; \
+                 call again, or give the call a longer deadline: one that died or hangs is passed by after some ten seconds",
+            ),
             Self::Closed => f.write_str("the token provider was closed; build a new one"),
             Self::StillBusy => f.write_str(
-                "a token request is still under way; give closing a longer deadline, or drop the provider to end it",
+                "a token request is still under way, or the token store is still being told; give closing a longer deadline, or drop \
+                 the provider to end it",
             ),
             Self::UnknownKey => f.write_str("no such key; add it to the machine first"),
         }
@@ -304,7 +312,9 @@ impl Cause {
             Self::ExpiredOnArrival => "check this machine's clock, and the lifetime that the endpoint gives its tokens",
             Self::AlreadyRejected => "check that the API and the token belong to the same environment",
             Self::NoLifetime => "check the lifetime that the endpoint gives its tokens",
-            Self::FailedElsewhere => "look into that process's log for the reason",
+            Self::FailedElsewhere => {
+                "look into that process's log for the reason, and check the credentials here as well"
+            }
         }
     }
 }

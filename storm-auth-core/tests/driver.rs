@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::Response;
 use storm_auth_core::driver::{Board, Cell, Work};
 use storm_auth_core::machine::{Acquire, TokenRequest, WaiterId};
-use storm_auth_core::store::{Lease, StoreReply};
+use storm_auth_core::store::{Lease, StoreCommand, StoreFailure, StoreReply};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
     AcquireError, Budget, Credentials, Failure, FailureKind, HttpHosts, Key, KeyId, Machine, Now, Policy, Scope, Token,
@@ -419,6 +419,44 @@ fn r44_who_waits_for_idleness_is_woken_when_the_store_was_told() {
     desk.board.report_store(publish, Ok(store), now);
     assert!(desk.board.machine().is_idle());
     assert_eq!(desk.work().wakes, [7]);
+}
+
+#[test]
+fn r44_r71_who_leaves_performs_what_is_owed_to_the_store() {
+    let shared = || {
+        let mut desk = Desk::new();
+        let now = desk.now;
+        desk.board.command(now, Machine::share);
+        let _ = desk.wait();
+        for lease in [Lease::Free, Lease::Mine] {
+            let op = desk.board.next_store().unwrap().op;
+            desk.board.report_store(op, Ok(StoreReply { lease, ..StoreReply::default() }), now);
+        }
+        (desk, now)
+    };
+    let owed = |desk: &mut Desk, now| desk.board.leave(now).into_iter().map(|op| op.command).collect::<Vec<_>>();
+    // A request is under way: its lease.
+    let (mut desk, now) = shared();
+    assert!(matches!(owed(&mut desk, now)[..], [StoreCommand::Release { rest: Duration::ZERO, .. }]));
+    // A token came: it is published, also when a thread has begun to and may not come to the end.
+    for begun in [false, true] {
+        let (mut desk, now) = shared();
+        let send = desk.send();
+        desk.board.report(send.op, Ok(granted("first", 600)), now);
+        assert!(!begun || desk.board.next_store().is_some());
+        assert!(matches!(owed(&mut desk, now)[..], [StoreCommand::Publish { .. }]));
+        assert!(owed(&mut desk, now).is_empty());
+        assert!(desk.read().is_none());
+    }
+    // Nothing is owed, or the store has just failed.
+    let (mut desk, now) = (Desk::with_token(600), Desk::new().now);
+    assert!(owed(&mut desk, now).is_empty());
+    let (mut desk, now) = shared();
+    let send = desk.send();
+    desk.board.report(send.op, Ok(granted("first", 600)), now);
+    let publish = desk.board.next_store().unwrap().op;
+    desk.board.report_store(publish, Err(StoreFailure::new("it burns")), now);
+    assert!(owed(&mut desk, now).is_empty());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use storm_auth_core::{Api, Config, ConfigError, Event, Field, Machine, Settings}
 
 use crate::client::StormClient;
 use crate::clock::Clock;
-use crate::driver::{Driver, OnEvent, Runway};
+use crate::driver::{Driver, Handle, OnEvent, Runway};
 use crate::error::Error;
 use crate::provider::TokenProvider;
 use crate::transport::Transport;
@@ -145,6 +145,6 @@ impl Builder {
             machine.share();
         }
         let driver = Driver::new(machine, self.clock, transport, runway, self.store, self.on_event);
-        Ok((TokenProvider::new(driver, key), api))
+        Ok((TokenProvider::new(Arc::new(Handle(driver)), key), api))
     }
 }

@@ -11,7 +11,7 @@ use storm_auth_core::{
 };
 
 use crate::builder::Builder;
-use crate::driver::{Driver, KeepWarm};
+use crate::driver::{Driver, Handle, KeepWarm};
 use crate::error::Error;
 
 /// Hands out the token of one key: from memory in nanoseconds, with at most one request under way for all its clones.
@@ -34,6 +34,7 @@ pub struct TokenProvider {
     driver: Arc<Driver>,
     key: KeyId,
     cell: Arc<Cell>,
+    handle: Arc<Handle>,
 }
 
 impl TokenProvider {
@@ -42,9 +43,10 @@ impl TokenProvider {
         Builder::default()
     }
 
-    pub(crate) fn new(driver: Arc<Driver>, key: Key) -> Self {
+    pub(crate) fn new(handle: Arc<Handle>, key: Key) -> Self {
+        let driver = handle.0.clone();
         let (key, cell) = driver.add_key(key);
-        Self { driver, key, cell }
+        Self { driver, key, cell, handle }
     }
 
     /// A valid token. One that is cached is ready at the first poll, without a lock or an allocation.
@@ -115,7 +117,7 @@ impl TokenProvider {
     }
 
     pub(crate) fn for_key(&self, key: Key) -> Self {
-        Self::new(self.driver.clone(), key)
+        Self::new(self.handle.clone(), key)
     }
 
     /// Replaces the secret in place, for all clones: the next request uses it, and the current token stays. Providers of other
@@ -138,15 +140,19 @@ impl TokenProvider {
     /// Starts nothing more, for all providers of this limiter group, and waits until nothing is under way, so that no request
     /// is wasted. Tokens that are cached are served while they live.
     ///
+    /// Where a store is shared and this was not called, dropping the last handle tells it what it is owed, on the dropping
+    /// thread: as a rule within a millisecond, and within a second where it hangs.
+    ///
     /// # Errors
-    /// The deadline passed while a request was under way; it ends when the last handle is dropped.
+    /// The deadline passed while a request was under way, or while the store was told; a request ends when the last handle is
+    /// dropped.
     pub async fn close(&self, deadline: Duration) -> Result<(), Error> {
         Ok(self.driver.shut_down(deadline).await?)
     }
 
     /// Refreshes the token in time without being called, while the guard lives.
     pub fn keep_warm(&self) -> KeepWarm {
-        self.driver.keep_warm(self.key)
+        self.driver.keep_warm(self.key, self.handle.clone())
     }
 
     /// The state of the limiter group and its keys, for a health endpoint.

@@ -12,7 +12,8 @@
 //!    one sleep as in 5;
 //! 5. lets every waiting caller sleep until [`Board::poll_timeout`] at the longest, and call [`Board::elapse`] then. So no
 //!    timer thread is needed;
-//! 6. where processes fork, says in which one it is with [`Board::in_process`] before anything else.
+//! 6. where processes fork, says in which one it is with [`Board::in_process`] before anything else;
+//! 7. performs [`Board::leave`] when its last user goes.
 
 mod cell;
 mod clock;
@@ -31,7 +32,7 @@ use crate::machine::{
     Acquire, Action, Event, Key, KeyId, Machine, OpId, Output, StoreRequest, Timeout, TimeoutReason, TokenRequest,
     WaiterId,
 };
-use crate::store::{StoreCommand, StoreFailure, StoreReply};
+use crate::store::{StoreCommand, StoreFailure, StoreOp, StoreReply};
 use crate::time::{Mono, Now};
 use crate::token::Token;
 use crate::wire::response::ResponseBody;
@@ -56,8 +57,9 @@ pub struct Board<W> {
     sends: VecDeque<TokenRequest>,
     /// Operations of the store, in their order.
     stores: VecDeque<StoreRequest>,
-    /// Whether a thread is performing them.
+    /// Whether a thread is performing them, and which one.
     at_store: bool,
+    performed: Option<StoreRequest>,
     wakes: Vec<W>,
     events: Vec<Event>,
     /// The process that it was last used in.
@@ -84,6 +86,11 @@ pub struct Work<W> {
     pub store: bool,
 }
 
+/// Whether others wait for it: a token that was fetched, or a lease to be given back.
+fn is_owed(op: &StoreOp) -> bool {
+    matches!(op.command, StoreCommand::Publish { .. } | StoreCommand::Release { .. })
+}
+
 impl<W> Board<W> {
     /// A board over a machine. `lanes` is how many copies of a header the threads share: about one per core.
     pub fn new(machine: Machine, lanes: usize) -> Self {
@@ -98,6 +105,7 @@ impl<W> Board<W> {
             sends: VecDeque::new(),
             stores: VecDeque::new(),
             at_store: false,
+            performed: None,
             wakes: Vec::new(),
             events: Vec::new(),
             process: None,
@@ -116,7 +124,7 @@ impl<W> Board<W> {
             core::mem::forget(core::mem::take(&mut self.wakes));
             self.sends.clear();
             self.stores.clear();
-            self.at_store = false;
+            (self.at_store, self.performed) = (false, None);
             self.events.clear();
             self.machine.start_anew(process, now);
             self.pump(now);
@@ -184,13 +192,30 @@ impl<W> Board<W> {
     /// The next operation for the store. The thread that was started for them calls it until it is `None`, and reports each.
     pub fn next_store(&mut self) -> Option<StoreRequest> {
         let next = self.stores.pop_front();
-        self.at_store = next.is_some();
+        (self.at_store, self.performed) = (next.is_some(), next.clone());
         next
     }
 
     /// The thread that was to perform the store's operations has ended without being done, or could not be started.
     pub fn leave_store(&mut self) {
-        self.at_store = false;
+        (self.at_store, self.performed) = (false, None);
+    }
+
+    /// The last handle goes, and with it every key: what is owed to the store, in its order, a token that was fetched and the
+    /// leases of requests that nobody will wait for. The driver performs it before it goes, since its threads may end with the
+    /// process. Each may be performed twice: so what a thread has begun is among it. Empty where the store has just failed.
+    pub fn leave(&mut self, now: Now) -> Vec<StoreOp> {
+        for key in self.cells.keys().copied().collect::<Vec<_>>() {
+            self.machine.remove_key(key, now);
+        }
+        self.pump(now);
+        let left = core::mem::take(&mut self.stores);
+        match self.machine.may_share(now) {
+            true => {
+                self.performed.take().into_iter().chain(left).map(|request| request.store_op).filter(is_owed).collect()
+            }
+            false => Vec::new(),
+        }
     }
 
     /// What came of an operation of the store.
@@ -290,10 +315,7 @@ impl<W> Board<W> {
         // A request that nobody performed before its patience ended, or before its key went, is not sent any more.
         self.sends.retain(|send| self.machine.awaits(send.op));
         // What has to be given back or told is done, however late.
-        self.stores.retain(|request| {
-            let owed = matches!(request.store_op.command, StoreCommand::Publish { .. } | StoreCommand::Release { .. });
-            owed || self.machine.awaits(request.op)
-        });
+        self.stores.retain(|request| is_owed(&request.store_op) || self.machine.awaits(request.op));
         // One that ends is told by no output.
         let errands = self.machine.errands();
         happened |= core::mem::replace(&mut self.errands, errands) != errands;

@@ -868,6 +868,9 @@ impl Machine {
             let Some(Waiter { key, .. }) = self.waiters.get(waiter) else { continue };
             let error = match self.slots[&key].flight {
                 Flight::Queued { .. } => self.queued(key, now),
+                Flight::Following { .. } | Flight::Reading { .. } | Flight::Leasing { .. } => {
+                    AcquireError::HeldElsewhere
+                }
                 _ => AcquireError::DeadlineExceeded,
             };
             self.fail_waiter(waiter, error, now);

@@ -515,6 +515,7 @@ impl Machine {
     /// Whether nothing is under way and nothing is queued: no request, no store's operation, no waiter, no output.
     pub fn is_idle(&self) -> bool {
         let rests = |slot: &Slot| matches!(slot.flight, Flight::Idle | Flight::BackingOff { .. });
-        self.slots.values().all(rests) && self.errands() == 0 && self.waiters.len() == 0 && self.outputs.is_empty()
+        let told = self.errands() == 0 || self.sharing.as_ref().is_some_and(Sharing::fails);
+        self.slots.values().all(rests) && told && self.waiters.len() == 0 && self.outputs.is_empty()
     }
 }

@@ -44,8 +44,9 @@ const SPREAD: f64 = 0.9;
 #[derive(Clone, Debug)]
 pub(super) struct Sharing {
     owner: Owner,
-    /// Failures in a row.
+    /// Failures in a row. Where it could not be written, that it can be read ends none.
     failures: u32,
+    unwritable: bool,
     /// After a failure: from when on it is asked again.
     again: Option<Moment>,
     /// Operations that no flight waits for, and when their patience ends.
@@ -70,7 +71,12 @@ enum Way {
 
 impl Sharing {
     pub(super) fn new(rng: &mut fastrand::Rng) -> Self {
-        Self { owner: Owner(rng.u128(..)), failures: 0, again: None, errands: BTreeMap::new() }
+        Self { owner: Owner(rng.u128(..)), failures: 0, unwritable: false, again: None, errands: BTreeMap::new() }
+    }
+
+    /// Whether what was asked of it last failed: nothing waits to be told to such a store.
+    pub(super) fn fails(&self) -> bool {
+        self.again.is_some()
     }
 
     pub(super) fn errands(&self) -> usize {
@@ -96,7 +102,7 @@ impl Sharing {
 // Asking
 impl Machine {
     /// Whether there is a store that has not failed just now.
-    pub(super) fn may_share(&self, now: Now) -> bool {
+    pub(crate) fn may_share(&self, now: Now) -> bool {
         self.sharing.as_ref().is_some_and(|sharing| sharing.is_well(now))
     }
 
@@ -154,8 +160,8 @@ impl Machine {
         if let Some(patience_ends) = self.sharing.as_mut().and_then(|sharing| sharing.errands.remove(&op)) {
             self.timers.clear(patience_ends, Timer::Errand(op));
             return match result {
-                Ok(reply) => self.store_works(&reply, now),
-                Err(failure) => self.store_failed(&failure, now),
+                Ok(reply) => self.store_works(true, &reply, now),
+                Err(failure) => self.store_failed(true, &failure, now),
             };
         }
         let Some(key) = self.ops.get(&op).copied() else {
@@ -177,11 +183,11 @@ impl Machine {
         self.timers.clear(patience_ends, Timer::Flight(key));
         match result {
             Ok(reply) => {
-                self.store_works(&reply, now);
+                self.store_works(leasing, &reply, now);
                 self.store_replied(key, leasing, &reply, vault, now);
             }
             Err(failure) => {
-                self.store_failed(&failure, now);
+                self.store_failed(leasing, &failure, now);
                 self.go_on(key, Way::Queue(Path::Alone), now);
             }
         }
@@ -339,10 +345,11 @@ impl Machine {
     }
 
     /// What every answer says beside what it was asked for.
-    fn store_works(&mut self, reply: &StoreReply, now: Now) {
+    fn store_works(&mut self, written: bool, reply: &StoreReply, now: Now) {
         let sharing = self.sharing_mut();
         sharing.again = None;
-        if core::mem::take(&mut sharing.failures) > 0 {
+        if (written || !sharing.unwritable) && core::mem::take(&mut sharing.failures) > 0 {
+            sharing.unwritable = false;
             self.outputs.event(Event::StoreRecovered);
         }
         let left = reply.gate.map_or(Duration::ZERO, |until| until.since(now.unix)).min(MAX_RETRY_AFTER);
@@ -353,9 +360,10 @@ impl Machine {
         }
     }
 
-    fn store_failed(&mut self, failure: &StoreFailure, now: Now) {
+    fn store_failed(&mut self, writing: bool, failure: &StoreFailure, now: Now) {
         self.counters.store_failures += 1;
         let sharing = self.sharing.as_mut().expect(SHARED);
+        sharing.unwritable |= writing;
         if !sharing.is_well(now) {
             return;
         }

@@ -197,8 +197,8 @@ fn r73_a_lease_whose_request_fails_rests_for_as_long_as_its_holder() {
     assert_eq!(cause(error.clone()), Cause::FailedElsewhere);
     assert_eq!(
         error.to_string(),
-        "another process that shares the token store asked in vain; look into that process's log for the reason; a call \
-         tries again from 2023-11-14T22:13:22Z on"
+        "another process that shares the token store asked in vain; look into that process's log for the reason, and check \
+         the credentials here as well; a call tries again from 2023-11-14T22:13:22Z on"
     );
     assert_eq!(other.requests(), 0);
     // Then it is its turn, and its failure is the sixth.
@@ -316,6 +316,59 @@ fn r75_without_its_store_a_process_goes_on_alone_and_says_so_once() {
     lab.token(key);
     lead(&mut lab);
     assert!(events(&mut lab).contains(&"the token store works again".to_owned()));
+}
+
+#[test]
+fn r75_a_store_that_can_be_read_alone_has_not_recovered() {
+    let (mut lab, key) = Lab::sharing(1);
+    for life in 0..5 {
+        lab.advance_to(life * 600_000);
+        lab.wait(key);
+        lab.reply(nothing());
+        lab.store_fails();
+        lab.answer(granted(&format!("alone-{life}"), 600));
+        lab.store_fails();
+    }
+    let failed = |event: &&Event| matches!(event, Event::StoreFailed { .. });
+    let recovered = |event: &&Event| matches!(event, Event::StoreRecovered);
+    assert_eq!(lab.events.iter().filter(failed).count(), 1);
+    assert_eq!(lab.events.iter().filter(recovered).count(), 0);
+    // It can be written again.
+    lab.advance_to(3_000_000);
+    lab.wait(key);
+    lead(&mut lab);
+    assert_eq!(lab.events.iter().filter(recovered).count(), 1);
+    lab.answer(granted("shared", 600));
+    lab.store_fails();
+    assert_eq!(lab.events.iter().filter(failed).count(), 2);
+}
+
+#[test]
+fn r44_r75_closing_does_not_wait_for_a_store_that_fails() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    lab.store_fails();
+    lab.answer(granted("alone", 600));
+    lab.machine.shut_down(lab.now());
+    assert_eq!(lab.stores.len(), 1, "its token is told once");
+    assert!(lab.machine.is_idle());
+}
+
+#[test]
+fn r36_r71_who_waits_for_another_process_in_vain_is_told_so() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait_within(key, secs(3));
+    lab.reply(lease(Lease::Taken));
+    for _ in 0..30 {
+        lab.drive(millis(250));
+        if !lab.stores.is_empty() {
+            lab.reply(lease(Lease::Taken));
+        }
+    }
+    assert_eq!(lab.result(waiter).unwrap_err(), AcquireError::HeldElsewhere);
+    assert_eq!(lab.requests(), 0);
+    let text = AcquireError::HeldElsewhere.to_string();
+    assert!(text.starts_with("another process that shares the token store is to fetch the token"), "{text}");
 }
 
 #[test]

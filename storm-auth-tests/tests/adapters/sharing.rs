@@ -19,6 +19,7 @@ both!(
     r75_a_store_that_panics_is_done_without,
     r73_a_lease_is_renewed_although_nobody_waits,
     r44_closing_waits_until_the_token_is_published,
+    r44_r71_a_provider_that_is_dropped_leaves_its_token_and_no_lease,
 );
 
 fn memory() -> Arc<MemoryStore> {
@@ -186,4 +187,23 @@ fn r44_closing_waits_until_the_token_is_published<A: Adapter>() {
     let other = Setup::<A>::at(&emulator).store(&store, 2).tokens();
     A::token(&other).unwrap();
     assert_eq!(emulator.token_requests(), 1);
+}
+
+fn r44_r71_a_provider_that_is_dropped_leaves_its_token_and_no_lease<A: Adapter>() {
+    let (emulator, store) = (Emulator::start(), memory());
+    for seed in 1..20 {
+        let tokens = Setup::<A>::at(&emulator).store(&store, seed).tokens();
+        A::token(&tokens).unwrap();
+        drop(tokens);
+        assert_eq!(emulator.token_requests(), 1, "the job of seed {seed}");
+    }
+    // One whose request is under way gives the lease back.
+    let (emulator, store) = (Emulator::start(), memory());
+    emulator.fail_next(Endpoint::Token, 1, Fault::Stall(At::Headers));
+    let tokens = Setup::<A>::at(&emulator).store(&store, 1).tokens();
+    A::token_within(&tokens, Duration::from_millis(200)).unwrap_err();
+    assert!(emulator.wait_for(PATIENCE, |counts| counts.token_in_flight == 1));
+    drop(tokens);
+    let other = Setup::<A>::at(&emulator).store(&store, 2).tokens();
+    A::token_within(&other, Duration::from_secs(5)).unwrap();
 }

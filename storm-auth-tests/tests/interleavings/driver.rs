@@ -18,7 +18,7 @@ use crate::explore;
 #[allow(dead_code, unreachable_pub, reason = "it is used and public where it lives")]
 mod real;
 
-use real::{Driver, OnEvent};
+use real::{Driver, Handle, KeepWarm, OnEvent};
 
 pub(crate) mod sync {
     pub(crate) use std::sync::{Arc, PoisonError, Weak};
@@ -206,6 +206,10 @@ impl Story {
         Self { driver, key, transport }
     }
 
+    fn keep_warm(&self) -> KeepWarm {
+        self.driver.keep_warm(self.key, Arc::new(Handle(self.driver.clone())))
+    }
+
     fn call(&self) -> Result<Token, AcquireError> {
         self.driver.acquire(self.key, PATIENCE)
     }
@@ -325,13 +329,13 @@ fn r51_r55_a_warm_keys_thread_ends_with_its_guard_whatever_it_is_doing() {
     explore(3, || {
         let story = Story::new(&[Outcome::Granted]);
         story.call().unwrap();
-        drop(story.driver.keep_warm(story.key));
+        drop(story.keep_warm());
         // The driver lives on: neither its end nor anything else wakes the thread.
         std::mem::forget(story);
     });
     explore(3, || {
         let story = Story::new(&[Outcome::Granted]);
-        drop(story.driver.keep_warm(story.key));
+        drop(story.keep_warm());
     });
 }
 
@@ -339,7 +343,7 @@ fn r51_r55_a_warm_keys_thread_ends_with_its_guard_whatever_it_is_doing() {
 fn r51_r55_a_warm_keys_thread_ends_with_the_last_handle() {
     explore(3, || {
         let story = Story::new(&[Outcome::Granted]);
-        let warm = story.driver.keep_warm(story.key);
+        let warm = story.keep_warm();
         drop(story);
         drop(warm);
     });

@@ -12,9 +12,10 @@ use crate::{Folder, URL, process};
 
 const SECRET: &str = "STORM_AUTH_STORES_SECRET";
 
-/// One job: it starts at so many seconds, wants a token, works until nothing is under way behind it, unless it is in a hurry, and ends.
+/// One job: it starts at so many seconds, wants a token, works until nothing is under way behind it, unless it is in a hurry, closes unless it is left open, and ends.
 pub(crate) fn play(part: &str, folder: &Path) {
-    let (part, hurries) = part.strip_suffix(" in a hurry").map_or((part, false), |part| (part, true));
+    let (part, closes) = part.strip_suffix(" left open").map_or((part, true), |part| (part, false));
+    let (part, hurries) = part.strip_suffix(" in a hurry").map_or((part, !closes), |part| (part, true));
     let clock = Clock::movable();
     clock.advance(Duration::from_secs(part.parse().unwrap()));
     let tokens = TokenProvider::builder()
@@ -29,7 +30,9 @@ pub(crate) fn play(part: &str, folder: &Path) {
     while !hurries && tokens.status().keys.iter().any(|key| key.activity != Activity::Idle) {
         std::thread::yield_now();
     }
-    tokens.close(Duration::from_secs(10)).unwrap();
+    if closes {
+        tokens.close(Duration::from_secs(10)).unwrap();
+    }
 }
 
 fn job(at: &str, folder: &Folder, emulator: &Emulator) -> std::process::Child {
@@ -65,6 +68,15 @@ fn r44_r72_jobs_that_end_at_once_start_no_refresh_that_they_do_not_finish() {
     }
     // Whoever ends before its request went out starts none: the next one is due when the token has ended.
     assert!(emulator.token_requests() >= 3);
+}
+
+#[test]
+fn r71_r72_a_job_that_does_not_close_leaves_its_token_for_the_next() {
+    let (folder, emulator) = (Folder::new("open"), emulator());
+    for at in 0..20 {
+        assert!(job(&format!("{at} left open"), &folder, &emulator).wait().unwrap().success(), "the job at {at} s");
+        assert_eq!(emulator.token_requests(), 1, "the job at {at} s");
+    }
 }
 
 #[test]
