@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use storm_auth_tests::emulator::Limiter;
-use storm_auth_tests::fleet::{self, Figures, Outage, OutageKind, PEERS, Plan, Policy, Shared};
+use storm_auth_tests::fleet::{self, Figures, Fits, Outage, OutageKind, PEERS, Plan, Policy, Shared};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -94,7 +94,7 @@ fn without_a_limiter_nobody_is_refused_and_a_plan_has_no_bound() {
     let free = Plan { limiter: Limiter::none(), ..plan(60, 600) };
     let figures = figures(&free);
     assert_eq!((figures.rejects, figures.without), (0, 0));
-    assert_eq!(fleet::how_many(&free, 1, 1, |_| ()), None);
+    assert_eq!(fleet::how_many(&free, 1, 1, |_, _| ()), Fits::Any);
 }
 
 fn fleet(arguments: &[&str]) -> Output {
@@ -126,6 +126,21 @@ fn the_planner_finds_how_many_fit() {
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let fits = |name: &str| object["how_many"][name].as_u64().unwrap();
     assert!((26..=30).contains(&fits("storm")) && fits("expiry") < 20, "{object}");
+}
+
+#[test]
+fn the_planner_does_not_take_its_own_bound_for_an_answer() {
+    // 30 requests pass in 600 s, but these need one for all; peers have no store.
+    let shared = Plan { store: Some(Shared::default()), warmup: Duration::ZERO, hours: HOUR / 4, ..plan(1, 600) };
+    assert_eq!(fleet::how_many(&shared, 1, 1, |_, _| ()), Fits::MoreThan(3_000));
+    let peers = Plan { policy: Policy::named("expiry").unwrap(), ..shared.clone() };
+    assert!(matches!(fleet::how_many(&peers, 1, 1, |_, _| ()), Fits::Most(..30)));
+    // One that is lost in each hour does not feed thousands.
+    let lost = Plan { store: Some(Shared { outage: Some((HOUR, HOUR / 2)) }), hours: 2 * HOUR, ..shared.clone() };
+    assert!(matches!(fleet::how_many(&lost, 1, 1, |_, _| ()), Fits::Most(15..200)));
+    // In a minute no token ends, however many there are.
+    let short = Plan { store: None, hours: HOUR / 60, ..shared };
+    assert_eq!(fleet::how_many(&short, 1, 1, |_, _| ()), Fits::MoreThan(32));
 }
 
 #[test]

@@ -3,13 +3,14 @@
 use std::{
     io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
+    sync::Mutex,
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lexopt::prelude::*;
 use storm_auth_tests::emulator::Limiter;
-use storm_auth_tests::fleet::{self, Figures, Outage, OutageKind, PEERS, Plan, Policy, Run, Shared};
+use storm_auth_tests::fleet::{self, Figures, Fits, Outage, OutageKind, PEERS, Plan, Policy, Run, Shared};
 
 const HELP: &str = "\
 Simulates processes behind one address, each with a token of its own or all with a shared one, in virtual time.
@@ -36,7 +37,7 @@ Usage: fleet [options]
                         the store cannot be used so often for so long
   --pause <every>:<length>
                         each process stands still so often for so long, at random times
-  --how-many            find the most processes for which nobody is without a token
+  --how-many            find the most processes for which nobody is without a token, up to 3000 where they share a store
   --promises            run the promises of this library, say which are kept, and fail if one is not
   --json                print one JSON object: the first policy's figures, the others' in \"beside\"
   --svg <file>          draw token requests and the share of processes with a token, one row for each policy
@@ -202,15 +203,19 @@ fn outage(text: &str) -> Result<Outage, String> {
     Ok(Outage { every, length, kind: kind.ok_or_else(|| format!("a kind of outage: {}", kinds()))? })
 }
 
-/// A line on a terminal that says how far it has come.
+/// How long nothing is said where nobody watches.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// A line on a terminal that says how far it has come; elsewhere one now and then, where it takes long.
 struct Progress {
     of: u64,
     done: AtomicU64,
+    said: Mutex<Instant>,
 }
 
 impl Progress {
     fn new(of: u64) -> Self {
-        Self { of, done: AtomicU64::new(0) }
+        Self { of, done: AtomicU64::new(0), said: Mutex::new(Instant::now()) }
     }
 
     fn step(&self) {
@@ -221,6 +226,12 @@ impl Progress {
     fn say(&self, text: &str) {
         if io::stderr().is_terminal() {
             let _ = write!(io::stderr(), "\r\x1b[K{text}");
+            return;
+        }
+        let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if said.elapsed() >= SILENCE {
+            *said = Instant::now();
+            let _ = writeln!(io::stderr(), "fleet: {text}");
         }
     }
 }
@@ -263,21 +274,33 @@ fn measure(order: &Order) -> io::Result<bool> {
 
 fn how_many(order: &Order) -> io::Result<bool> {
     let mut found = Vec::new();
+    let progress = Progress::new(0);
     for policy in &order.policies {
         let plan = Plan { policy: policy.clone(), ..order.plan.clone() };
-        let progress = Progress::new(0);
-        let most = fleet::how_many(&plan, order.seed, order.seeds, |tried| progress.say(&format!("{tried} processes")));
-        found.push((policy.name(), most));
+        let name = policy.name();
+        let most = fleet::how_many(&plan, order.seed, order.seeds, |tried, done| {
+            progress.say(&format!("{name}: trying {tried} processes, {done} of {} runs", order.seeds));
+        });
+        found.push((name, most));
     }
-    let line = |(name, most): &(&str, Option<usize>)| match most {
-        Some(most) => format!("{name:<11} {most}\n"),
-        None => format!("{name:<11} any number: nothing limits them\n"),
-    };
+    drop(progress);
     match order.json {
-        false => print(&found.iter().map(line).collect::<String>())?,
+        false => {
+            let line = |(name, most): &(&str, Fits)| match most {
+                Fits::Most(most) => format!("{name:<11} {most}\n"),
+                Fits::MoreThan(most) => format!("{name:<11} more than {most}\n"),
+                Fits::Any => format!("{name:<11} any number: nothing limits them\n"),
+            };
+            print(&found.iter().map(line).collect::<String>())?;
+        }
         true => {
+            let value = |most| match most {
+                Fits::Most(most) => serde_json::json!(most),
+                Fits::MoreThan(most) => serde_json::json!({ "more_than": most }),
+                Fits::Any => serde_json::Value::Null,
+            };
             let object: serde_json::Map<String, serde_json::Value> =
-                found.iter().map(|(name, most)| ((*name).to_owned(), (*most).into())).collect();
+                found.iter().map(|(name, most)| ((*name).to_owned(), value(*most))).collect();
             print(&format!("{:#}\n", serde_json::json!({ "how_many": object })))?;
         }
     }
