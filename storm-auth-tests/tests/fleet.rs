@@ -155,12 +155,45 @@ fn a_mistake_on_the_command_line_says_what_to_change() {
         (&["--outage", "1h:2m:slow"], "status, refused, silent"),
         (&["--hours", "-1"], "a number of hours"),
         (&["--store", "half"], "none or shared"),
+        (&["--how-many", "--svg", "x.svg"], "leave out --svg"),
+        (&["--processes", "9", "--how-many"], "leave out --processes"),
+        (&["--how-many", "--promises"], "give one of them"),
+        (&["--how-many", "--ttl", "86400"], "--hours 46.00 or more"),
+        (&["--promises", "--ttl", "60"], "not --ttl"),
+        (&["--promises", "--json"], "not --json"),
+        (&["--promises", "--policy", "all"], "name one"),
+        (&["--store-outage", "2h:1h"], "add --store shared"),
+        (&["--store-outage", "2h:1h", "--store", "none"], "add --store shared"),
+        (&["--store", "shared", "--policy", "jitter"], "add storm to --policy"),
+        (&["--cold", "--warmup-hours", "1"], "leave out --cold"),
+        (&["--json", "--svg", "/nope/x.svg", "--hours", "10000"], "/nope/x.svg"),
     ] {
         let output = fleet(arguments);
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(text.contains(says) && output.stdout.is_empty(), "{arguments:?}: {text}");
     }
+}
+
+#[test]
+fn the_table_says_that_peers_have_no_store() {
+    let short = ["--processes", "5", "--hours", "0.1", "--warmup-hours", "0", "--seeds", "1", "--store", "shared"];
+    let output = fleet(&[&short[..], &["--policy", "storm,jitter,margin"]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("the store is that of storm: jitter, margin have none"), "{text}");
+}
+
+#[test]
+fn who_reads_no_further_is_told_of_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fleet"))
+        .args(["--processes", "5", "--hours", "0.1", "--seeds", "1"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.stderr.is_empty() && output.status.code() == Some(141), "{output:?}");
 }
 
 #[test]

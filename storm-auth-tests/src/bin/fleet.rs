@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Mutex,
     sync::atomic::{AtomicU64, Ordering},
@@ -34,11 +35,12 @@ Usage: fleet [options]
                         each process restarts once in each such span, at a random time
   --store <none|shared> whether the processes share a store, which this library's policy alone can (default: none)
   --store-outage <every>:<length>
-                        the store cannot be used so often for so long
+                        the shared store cannot be used so often for so long
   --pause <every>:<length>
                         each process stands still so often for so long, at random times
   --how-many            find the most processes for which nobody is without a token, up to 3000 where they share a store
-  --promises            run the promises of this library, say which are kept, and fail if one is not
+  --promises            run the promises of this library, say which are kept, and fail if one is not; with --seed, --seeds and
+                        one --policy only
   --json                print one JSON object: the first policy's figures, the others' in \"beside\"
   --svg <file>          draw token requests and the share of processes with a token, one row for each policy
   -h, --help            print this
@@ -60,7 +62,7 @@ struct Order {
     seed: u64,
     seeds: u64,
     json: bool,
-    svg: Option<std::path::PathBuf>,
+    svg: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -75,6 +77,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(Err(error)) = order.svg.as_deref().map(writable) {
+        let _ = writeln!(io::stderr(), "fleet: --svg: {error}");
+        return ExitCode::from(2);
+    }
     done(match order.task {
         Task::Measure => measure(&order),
         Task::HowMany => how_many(&order),
@@ -86,6 +92,8 @@ fn done(outcome: io::Result<bool>) -> ExitCode {
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        // Who reads has had enough; the status is that of a program which a shell saw end so.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(141),
         Err(error) => {
             let _ = writeln!(io::stderr(), "fleet: {error}");
             ExitCode::FAILURE
@@ -104,9 +112,13 @@ fn arguments(mut parser: lexopt::Parser) -> Result<Option<Order>, lexopt::Error>
         json: false,
         svg: None,
     };
-    let mut cold = false;
+    let (mut cold, mut shared, mut store_outage) = (false, false, None);
+    let mut given = Vec::new();
     let plan = &mut order.plan;
     while let Some(argument) = parser.next()? {
+        if let Long(name) = argument {
+            given.push(name.to_owned());
+        }
         match argument {
             Long("processes") => plan.processes = parser.value()?.parse_with(|text| number(text, 1, 100_000))? as usize,
             Long("ttl") => plan.lifetime = parser.value()?.parse_with(|text| span(text, 10, 86_400))?,
@@ -123,13 +135,13 @@ fn arguments(mut parser: lexopt::Parser) -> Result<Option<Order>, lexopt::Error>
             }
             Long("outage") => plan.outage = Some(parser.value()?.parse_with(outage)?),
             Long("store") => {
-                plan.store = parser.value()?.parse_with(|text| match text {
-                    "none" => Ok(None),
-                    "shared" => Ok(Some(plan.store.unwrap_or_default())),
+                shared = parser.value()?.parse_with(|text| match text {
+                    "none" => Ok(false),
+                    "shared" => Ok(true),
                     _ => Err("none or shared"),
                 })?;
             }
-            Long("store-outage") => plan.store = Some(Shared { outage: Some(parser.value()?.parse_with(spans)?) }),
+            Long("store-outage") => store_outage = Some(parser.value()?.parse_with(spans)?),
             Long("pause") => plan.pause = Some(parser.value()?.parse_with(spans)?),
             Long("restart-every") => {
                 plan.restart_every = Some(parser.value()?.parse_with(|text| span(text, 60, 100 * 86_400))?);
@@ -145,7 +157,63 @@ fn arguments(mut parser: lexopt::Parser) -> Result<Option<Order>, lexopt::Error>
     if cold {
         order.plan.warmup = Duration::ZERO;
     }
+    order.plan.store = shared.then_some(Shared { outage: store_outage });
+    agree(&order, &given)?;
     Ok(Some(order))
+}
+
+/// Refuses what would be without effect, or mean nothing, beside what else is given.
+fn agree(order: &Order, given: &[String]) -> Result<(), String> {
+    let has = |name| given.iter().any(|given| given == name);
+    let stray = |all: &[&str]| given.iter().find(|name| all.contains(&name.as_str()));
+    if has("how-many") && has("promises") {
+        return Err("--how-many and --promises are two tasks: give one of them".to_owned());
+    }
+    if has("how-many")
+        && let Some(stray) = stray(&["svg", "processes"])
+    {
+        return Err(format!("--how-many finds the number of processes and draws nothing: leave out --{stray}"));
+    }
+    let promises = ["promises", "seed", "seeds", "policy"];
+    if has("promises")
+        && let Some(stray) = given.iter().find(|name| !promises.contains(&name.as_str()))
+    {
+        return Err(format!(
+            "--promises has plans of its own, and takes only --seed, --seeds and --policy: not --{stray}"
+        ));
+    }
+    if has("promises") && order.policies.len() > 1 {
+        return Err("--promises runs the plans with one policy: name one in --policy".to_owned());
+    }
+    if has("store-outage") && order.plan.store.is_none() {
+        return Err("--store-outage needs a store that fails: add --store shared".to_owned());
+    }
+    if order.plan.store.is_some() && !order.policies.iter().any(|policy| matches!(policy, Policy::Storm(_))) {
+        return Err("peers have no store: leave out --store, or add storm to --policy".to_owned());
+    }
+    if has("cold") && has("warmup-hours") {
+        return Err("--cold measures without a warm-up: leave out --cold or --warmup-hours".to_owned());
+    }
+    let (plan, least) = (&order.plan, 2 * order.plan.lifetime);
+    if has("how-many") && plan.warmup + plan.hours < least {
+        let hours = (least - plan.warmup).as_secs_f64() / 3_600.0;
+        return Err(format!(
+            "--how-many with --ttl {} needs --hours {hours:.2} or more, so that it goes on for two lifetimes: most tokens would \
+             never be refreshed",
+            plan.lifetime.as_secs()
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a file that cannot be written to, before hours are simulated for it; what it holds stays until then.
+fn writable(path: &Path) -> io::Result<()> {
+    std::fs::OpenOptions::new().create(true).append(true).open(path).map(drop).map_err(|error| named(path, &error))
+}
+
+/// An error that tells the file.
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn number(text: &str, least: u64, most: u64) -> Result<u64, String> {
@@ -253,7 +321,8 @@ fn measure(order: &Order) -> io::Result<bool> {
     drop(progress);
     if let Some(path) = &order.svg {
         let rows: Vec<_> = plans.iter().zip(&runs).collect();
-        std::fs::write(path, fleet::svg(&rows).map_err(io::Error::other)?)?;
+        let drawn = fleet::svg(&rows).map_err(io::Error::other)?;
+        std::fs::write(path, drawn).map_err(|error| named(path, &error))?;
     }
     match order.json {
         false => {

@@ -11,7 +11,7 @@ use super::plan::Plan;
 pub fn object(plan: &Plan, figures: &Figures) -> Value {
     json!({
         "policy": plan.policy.name(),
-        "store": if plan.store.is_some() { "shared" } else { "none" },
+        "store": if plan.shares() { "shared" } else { "none" },
         "processes": plan.processes,
         "ttl_s": plan.lifetime.as_secs(),
         "hours": figures.measured as f64 / 3_600_000.0,
@@ -53,6 +53,11 @@ pub fn table(rows: &[(&Plan, &Figures)]) -> String {
             last,
             figures.longest_start as f64 / 1_000.0,
         );
+    }
+    let (shared, alone): (Vec<&Plan>, Vec<&Plan>) = rows.iter().map(|(plan, _)| *plan).partition(|plan| plan.shares());
+    if alone.iter().any(|plan| plan.store.is_some()) {
+        let names = |plans: &[&Plan]| plans.iter().map(|plan| plan.policy.name()).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(text, "the store is that of {}: {} have none", names(&shared), names(&alone));
     }
     text
 }
