@@ -197,6 +197,20 @@ fn who_reads_no_further_is_told_of_no_error() {
 }
 
 #[test]
+fn a_promise_that_is_known_to_be_missed_is_missed_by_no_more_than_is_known() {
+    let promises = fleet::promises();
+    let [promise] = &promises.iter().filter(|promise| promise.known.is_some()).collect::<Vec<_>>()[..] else {
+        panic!("one is known: {promises:?}");
+    };
+    let without = |without| {
+        let mut figures = Figures::default();
+        (figures.holding, figures.without) = (1_000_000, without);
+        (promise.broken_by(&figures).is_empty(), promise.known_by(&figures).is_some())
+    };
+    assert_eq!([0, 100, 300].map(without), [(true, false), (false, true), (false, false)]);
+}
+
+#[test]
 fn r72_a_thousand_processes_that_share_a_store_send_one_request_per_lifetime() {
     let shared =
         |hours: Duration| Plan { store: Some(Shared::default()), warmup: Duration::ZERO, hours, ..plan(1_000, 600) };

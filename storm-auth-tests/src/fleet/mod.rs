@@ -30,7 +30,7 @@ pub use course::{Course, Figures};
 pub use peer::{PEERS, Peer};
 pub use plan::{Outage, OutageKind, Plan, Policy, Shared};
 pub use plot::svg;
-pub use promises::{Promise, promises};
+pub use promises::{Known, Promise, promises};
 pub use report::{object, table};
 
 use crate::emulator::Limiter;
