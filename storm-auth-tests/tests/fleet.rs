@@ -113,6 +113,10 @@ fn it_prints_one_json_object_and_draws() {
     {
         assert!(object[key].is_number() && object["beside"][0][key].is_number(), "{key}: {object}");
     }
+    assert_eq!(
+        (&object["limiter"], &object["outage"], &object["restart_every_s"]),
+        (&"nginx".into(), &serde_json::Value::Null, &serde_json::Value::Null)
+    );
     assert_eq!((&object["policy"], &object["beside"][0]["policy"]), (&"storm".into(), &"jitter".into()));
     let drawn = std::fs::read_to_string(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
@@ -181,6 +185,23 @@ fn the_table_says_that_peers_have_no_store() {
     let output = fleet(&[&short[..], &["--policy", "storm,jitter,margin"]].concat());
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("the store is that of storm: jitter, margin have none"), "{text}");
+}
+
+#[test]
+fn the_table_and_the_object_tell_the_plan() {
+    let short = ["--processes", "5", "--hours", "0.1", "--warmup-hours", "0.5", "--seeds", "1", "--limiter", "apim"];
+    let troubles = ["--outage", "1h:60s:silent", "--restart-every", "2h", "--pause", "1h:5s"];
+    let store = ["--store", "shared", "--store-outage", "1h:30s"];
+    let arguments = [&short[..], &troubles, &store].concat();
+    let text = String::from_utf8(fleet(&arguments).stdout).unwrap();
+    let plan = "5 processes, tokens of 600 s, 0.1 h after 0.5 h of warm-up, seeds: 1; limiter: apim; store: shared, lost for 30 s in \
+                each 3600 s; outage: 60 s in each 3600 s (silent); restarts: once in each 7200 s; pauses: 5 s in each 3600 s\n";
+    assert!(text.starts_with(plan) && text.contains("longest start: to"), "{text}");
+    let object: serde_json::Value =
+        serde_json::from_slice(&fleet(&[&arguments[..], &["--json"]].concat()).stdout).unwrap();
+    assert_eq!((&object["limiter"], &object["restart_every_s"]), (&"apim".into(), &7_200.into()));
+    assert_eq!(object["outage"], serde_json::json!({ "every_s": 3_600, "length_s": 60, "kind": "silent" }));
+    assert_eq!(object["store_outage"], serde_json::json!({ "every_s": 3_600, "length_s": 30 }));
 }
 
 #[test]
