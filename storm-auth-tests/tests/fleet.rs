@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use storm_auth_tests::emulator::Limiter;
-use storm_auth_tests::fleet::{self, Figures, Outage, OutageKind, PEERS, Plan, Policy, Shared};
+use storm_auth_tests::fleet::{self, Figures, Fits, Outage, OutageKind, PEERS, Plan, Policy, Shared};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -94,7 +94,7 @@ fn without_a_limiter_nobody_is_refused_and_a_plan_has_no_bound() {
     let free = Plan { limiter: Limiter::none(), ..plan(60, 600) };
     let figures = figures(&free);
     assert_eq!((figures.rejects, figures.without), (0, 0));
-    assert_eq!(fleet::how_many(&free, 1, 1, |_| ()), None);
+    assert_eq!(fleet::how_many(&free, 1, 1, |_, _| ()), Fits::Any);
 }
 
 fn fleet(arguments: &[&str]) -> Output {
@@ -113,6 +113,10 @@ fn it_prints_one_json_object_and_draws() {
     {
         assert!(object[key].is_number() && object["beside"][0][key].is_number(), "{key}: {object}");
     }
+    assert_eq!(
+        (&object["limiter"], &object["outage"], &object["restart_every_s"]),
+        (&"nginx".into(), &serde_json::Value::Null, &serde_json::Value::Null)
+    );
     assert_eq!((&object["policy"], &object["beside"][0]["policy"]), (&"storm".into(), &"jitter".into()));
     let drawn = std::fs::read_to_string(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
@@ -129,6 +133,21 @@ fn the_planner_finds_how_many_fit() {
 }
 
 #[test]
+fn the_planner_does_not_take_its_own_bound_for_an_answer() {
+    // 30 requests pass in 600 s, but these need one for all; peers have no store.
+    let shared = Plan { store: Some(Shared::default()), warmup: Duration::ZERO, hours: HOUR / 4, ..plan(1, 600) };
+    assert_eq!(fleet::how_many(&shared, 1, 1, |_, _| ()), Fits::MoreThan(3_000));
+    let peers = Plan { policy: Policy::named("expiry").unwrap(), ..shared.clone() };
+    assert!(matches!(fleet::how_many(&peers, 1, 1, |_, _| ()), Fits::Most(..30)));
+    // One that is lost in each hour does not feed thousands.
+    let lost = Plan { store: Some(Shared { outage: Some((HOUR, HOUR / 2)) }), hours: 2 * HOUR, ..shared.clone() };
+    assert!(matches!(fleet::how_many(&lost, 1, 1, |_, _| ()), Fits::Most(15..200)));
+    // In a minute no token ends, however many there are.
+    let short = Plan { store: None, hours: HOUR / 60, ..shared };
+    assert_eq!(fleet::how_many(&short, 1, 1, |_, _| ()), Fits::MoreThan(32));
+}
+
+#[test]
 fn a_mistake_on_the_command_line_says_what_to_change() {
     for (arguments, says) in [
         (&["--processes", "0"][..], "a whole number from 1"),
@@ -140,12 +159,76 @@ fn a_mistake_on_the_command_line_says_what_to_change() {
         (&["--outage", "1h:2m:slow"], "status, refused, silent"),
         (&["--hours", "-1"], "a number of hours"),
         (&["--store", "half"], "none or shared"),
+        (&["--how-many", "--svg", "x.svg"], "leave out --svg"),
+        (&["--processes", "9", "--how-many"], "leave out --processes"),
+        (&["--how-many", "--promises"], "give one of them"),
+        (&["--how-many", "--ttl", "86400"], "--hours 46.00 or more"),
+        (&["--promises", "--ttl", "60"], "not --ttl"),
+        (&["--promises", "--json"], "not --json"),
+        (&["--promises", "--policy", "all"], "name one"),
+        (&["--store-outage", "2h:1h"], "add --store shared"),
+        (&["--store-outage", "2h:1h", "--store", "none"], "add --store shared"),
+        (&["--store", "shared", "--policy", "jitter"], "add storm to --policy"),
+        (&["--cold", "--warmup-hours", "1"], "leave out --cold"),
+        (&["--json", "--svg", "/nope/x.svg", "--hours", "10000"], "/nope/x.svg"),
     ] {
         let output = fleet(arguments);
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(text.contains(says) && output.stdout.is_empty(), "{arguments:?}: {text}");
     }
+}
+
+#[test]
+fn the_table_says_that_peers_have_no_store() {
+    let short = ["--processes", "5", "--hours", "0.1", "--warmup-hours", "0", "--seeds", "1", "--store", "shared"];
+    let output = fleet(&[&short[..], &["--policy", "storm,jitter,margin"]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("the store is that of storm: jitter, margin have none"), "{text}");
+}
+
+#[test]
+fn the_table_and_the_object_tell_the_plan() {
+    let short = ["--processes", "5", "--hours", "0.1", "--warmup-hours", "0.5", "--seeds", "1", "--limiter", "apim"];
+    let troubles = ["--outage", "1h:60s:silent", "--restart-every", "2h", "--pause", "1h:5s"];
+    let store = ["--store", "shared", "--store-outage", "1h:30s"];
+    let arguments = [&short[..], &troubles, &store].concat();
+    let text = String::from_utf8(fleet(&arguments).stdout).unwrap();
+    let plan = "5 processes, tokens of 600 s, 0.1 h after 0.5 h of warm-up, seeds: 1; limiter: apim; store: shared, lost for 30 s in \
+                each 3600 s; outage: 60 s in each 3600 s (silent); restarts: once in each 7200 s; pauses: 5 s in each 3600 s\n";
+    assert!(text.starts_with(plan) && text.contains("longest start: to"), "{text}");
+    let object: serde_json::Value =
+        serde_json::from_slice(&fleet(&[&arguments[..], &["--json"]].concat()).stdout).unwrap();
+    assert_eq!((&object["limiter"], &object["restart_every_s"]), (&"apim".into(), &7_200.into()));
+    assert_eq!(object["outage"], serde_json::json!({ "every_s": 3_600, "length_s": 60, "kind": "silent" }));
+    assert_eq!(object["store_outage"], serde_json::json!({ "every_s": 3_600, "length_s": 30 }));
+}
+
+#[test]
+fn who_reads_no_further_is_told_of_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fleet"))
+        .args(["--processes", "5", "--hours", "0.1", "--seeds", "1"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.stderr.is_empty() && output.status.code() == Some(141), "{output:?}");
+}
+
+#[test]
+fn a_promise_that_is_known_to_be_missed_is_missed_by_no_more_than_is_known() {
+    let promises = fleet::promises();
+    let [promise] = &promises.iter().filter(|promise| promise.known.is_some()).collect::<Vec<_>>()[..] else {
+        panic!("one is known: {promises:?}");
+    };
+    let without = |without| {
+        let mut figures = Figures::default();
+        (figures.holding, figures.without) = (1_000_000, without);
+        (promise.broken_by(&figures).is_empty(), promise.known_by(&figures).is_some())
+    };
+    assert_eq!([0, 100, 300].map(without), [(true, false), (false, true), (false, false)]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub use course::{Course, Figures};
 pub use peer::{PEERS, Peer};
 pub use plan::{Outage, OutageKind, Plan, Policy, Shared};
 pub use plot::svg;
-pub use promises::{Promise, promises};
+pub use promises::{Known, Promise, promises};
 pub use report::{object, table};
 
 use crate::emulator::Limiter;
@@ -81,25 +81,60 @@ pub fn run_all(plan: &Plan, first: u64, seeds: u64, told: impl Fn() + Sync) -> R
     sum
 }
 
+/// How many processes fit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fits {
+    /// So many, and no more.
+    Most(usize),
+    /// More than so many: all that were tried.
+    MoreThan(usize),
+    /// Nothing limits them.
+    Any,
+}
+
+/// The most processes with a shared store that are tried.
+const MOST_SHARING: usize = 3_000;
+
 /// The most processes for which nobody is without a token for 0.0005 % of the time, so 0.000 % as it is printed, whatever the
 /// plan's own number; found by bisection, so where more fit than fewer did, one of the two bounds is told. `told` is called with
-/// each number that was tried. `None` when nothing limits them.
-pub fn how_many(plan: &Plan, first: u64, seeds: u64, told: impl Fn(usize) + Sync) -> Option<usize> {
+/// each number before it is tried, and with how many of its seeds are done.
+pub fn how_many(plan: &Plan, first: u64, seeds: u64, told: impl Fn(usize, u64)) -> Fits {
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let fits = |processes| {
-        told(processes);
         let plan = Plan { processes, ..plan.clone() };
-        run_all(&plan, first, seeds, || ()).figures.without_token_percent() < promises::NONE
+        let most_holding = (processes as u64 * seeds) as f64 * plan.hours.as_millis() as f64;
+        let (mut sum, mut done) = (Figures::default(), 0);
+        while done < seeds {
+            told(processes, done);
+            let some = at_once.min(seeds - done);
+            sum.add(&run_all(&plan, first.wrapping_add(done), some, || ()).figures);
+            done += some;
+            // The other seeds cannot make up for it.
+            if 100.0 * sum.without as f64 / most_holding >= promises::NONE {
+                return false;
+            }
+        }
+        sum.without_token_percent() < promises::NONE
     };
-    // Nobody gets more through the documented limiter than a request per 20 s.
-    let (mut least, mut most) = (0, (plan.lifetime.as_secs() / 20) as usize + 2);
     if matches!(plan.limiter.kind(), crate::emulator::LimiterKind::None) {
-        return None;
+        return Fits::Any;
+    }
+    // Nobody gets more through the documented limiter than a request per 20 s; those that share a token need one for all.
+    let alone = (plan.lifetime.as_secs() / 20) as usize + 2;
+    let highest = if plan.shares() { MOST_SHARING.max(alone) } else { alone };
+    if plan.shares() && fits(highest) {
+        return Fits::MoreThan(highest);
+    }
+    let (mut least, mut most) = (0, alone);
+    while most < highest && fits(most) {
+        (least, most) = (most, (4 * most).min(highest));
     }
     while most - least > 1 {
         let middle = (least + most) / 2;
         if fits(middle) { least = middle } else { most = middle }
     }
-    Some(least)
+    // What is the bound has not been tried without a store.
+    if least + 1 == highest && !plan.shares() && fits(highest) { Fits::MoreThan(highest) } else { Fits::Most(least) }
 }
 
 /// The limiter that a plan has without saying so.

@@ -46,6 +46,11 @@ impl Plan {
             restart_every: None,
         }
     }
+
+    /// Whether its processes share a token: peers have no store.
+    pub fn shares(&self) -> bool {
+        self.store.is_some() && matches!(self.policy, Policy::Storm(_))
+    }
 }
 
 /// A store that processes share.

@@ -11,16 +11,23 @@ use super::plan::Plan;
 /// Points are averages over so many minutes.
 const MINUTES: usize = 10;
 
+/// Room for the half of the last label that stands right of the axis, in pixels.
+const RIGHT: u32 = 24;
+
 const SENT: RGBColor = RGBColor(213, 94, 0);
 const PASSED: RGBColor = RGBColor(0, 114, 178);
 const LIMIT: RGBColor = RGBColor(120, 120, 120);
 
 /// One row for each plan: on the left its token requests a minute, and what of them the limiter let pass, against the three that
-/// it refills; on the right the share of the processes that have a valid token.
+/// it refills; on the right the share of the processes that have a valid token. All rows have the same scales.
 ///
 /// # Errors
 /// What the plotting library says; not known to happen, since it draws into memory.
 pub fn svg(rows: &[(&Plan, &Run)]) -> Result<String, Box<dyn Error + Send + Sync>> {
+    let rate = |columns: &[u32]| points(columns, |count| f64::from(*count));
+    let percent = |run: &Run| points(&run.course.share, |share| share * 100.0);
+    let most = rows.iter().flat_map(|(_, run)| rate(&run.course.requests)).fold(6.0, f64::max) * 1.05;
+    let least = rows.iter().flat_map(|(_, run)| percent(run)).fold(99.0, f64::min).floor();
     let mut text = String::new();
     {
         let height = 260 * rows.len().max(1) as u32;
@@ -29,10 +36,8 @@ pub fn svg(rows: &[(&Plan, &Run)]) -> Result<String, Box<dyn Error + Send + Sync
         for (area, (plan, run)) in root.split_evenly((rows.len().max(1), 1)).iter().zip(rows) {
             let (left, right) = area.split_horizontally(550);
             let hours = |column: usize| (column * MINUTES) as f64 * COLUMN as f64 / 3_600_000.0;
-            let rate = |columns: &[u32]| points(columns, |count| f64::from(*count));
             let end = hours(run.course.share.len() / MINUTES).max(0.1);
             let (sent, passed) = (rate(&run.course.requests), rate(&run.course.passed));
-            let most = sent.iter().copied().fold(6.0, f64::max) * 1.05;
             let title = |what: &str| {
                 let (name, processes, seconds) = (plan.policy.name(), plan.processes, plan.lifetime.as_secs());
                 format!("{name}, {processes} processes, {seconds} s: {what}")
@@ -41,6 +46,7 @@ pub fn svg(rows: &[(&Plan, &Run)]) -> Result<String, Box<dyn Error + Send + Sync
             let mut chart = ChartBuilder::on(&left)
                 .caption(title("requests a minute"), ("sans-serif", 15))
                 .margin(8)
+                .margin_right(RIGHT)
                 .x_label_area_size(28)
                 .y_label_area_size(40)
                 .build_cartesian_2d(0.0..end, 0.0..most)?;
@@ -54,11 +60,11 @@ pub fn svg(rows: &[(&Plan, &Run)]) -> Result<String, Box<dyn Error + Send + Sync
             chart.draw_series(LineSeries::new(line(&passed), PASSED))?.label("let pass").legend(key(PASSED));
             chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(LIMIT).draw()?;
 
-            let share = points(&run.course.share, |share| share * 100.0);
-            let least = share.iter().copied().fold(99.0, f64::min).floor();
+            let share = percent(run);
             let mut chart = ChartBuilder::on(&right)
                 .caption(title("% with a token"), ("sans-serif", 15))
                 .margin(8)
+                .margin_right(RIGHT)
                 .x_label_area_size(28)
                 .y_label_area_size(40)
                 .build_cartesian_2d(0.0..end, least..100.1)?;
