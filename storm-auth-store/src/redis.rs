@@ -6,14 +6,18 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Instant;
 use std::{io, process, thread};
 
-use redis::{Client, Connection, IntoConnectionInfo, RedisError, Script, ScriptInvocation};
+use redis::{
+    Client, Connection, ConnectionLike, IntoConnectionInfo, RedisError, RedisResult, Script, ScriptInvocation, Value,
+};
 use storm_auth_core::Unix;
 use storm_auth_core::store::{Lease, Record, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
 use zeroize::Zeroizing;
 
 use crate::StoreError;
 
-/// How long a connection, and each answer, may take. The machine gives an operation up after a second.
+/// How long one operation may take: the wait for the kept connection, a new one, its handshake and both scripts. Each step gets what
+/// the steps before it have left, and the machine gives an operation up after a second. Only what the system does before it
+/// connects has its own end: to look up a name, and to try one address of it after the other.
 const PATIENCE: Duration = Duration::from_millis(800);
 
 /// One step on a record, its lease and its note, by the server's own clock. It answers the record, who has the lease, and how often
@@ -154,14 +158,14 @@ impl RedisStore {
     }
 
     /// Runs a script, on a new connection where the kept one has broken since: each of them may run twice.
-    fn run<T: redis::FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
-        let mut kept = self.kept()?;
+    fn run<T: redis::FromRedisValue>(&self, script: &ScriptInvocation<'_>, end: Instant) -> RedisResult<T> {
+        let mut kept = self.kept(end)?;
         if let Some((process, parents)) = kept.take_if(|(process, _)| *process != process::id()) {
             // Not dropped: its parent goes on with it, and TLS would say goodbye.
             core::mem::forget((process, parents));
         }
         if let Some((_, mut connection)) = kept.take() {
-            match script.invoke(&mut connection) {
+            match script.invoke(&mut Timed { connection: &mut connection, end }) {
                 Ok(found) => {
                     *kept = Some((process::id(), connection));
                     return Ok(found);
@@ -175,22 +179,19 @@ impl RedisStore {
         if matches!(self.client.get_connection_info().addr(), redis::ConnectionAddr::TcpTls { .. }) {
             choose_provider();
         }
-        let mut connection = self.client.get_connection_with_timeout(PATIENCE)?;
-        connection.set_read_timeout(Some(PATIENCE))?;
-        connection.set_write_timeout(Some(PATIENCE))?;
-        let found = script.invoke(&mut connection)?;
+        let mut connection = self.client.get_connection_with_timeout(left(end)?)?;
+        let found = script.invoke(&mut Timed { connection: &mut connection, end })?;
         *kept = Some((process::id(), connection));
         Ok(found)
     }
 
     /// The kept connection, waited for with an end: in a forked child, the thread that used it may not be there.
-    fn kept(&self) -> Result<MutexGuard<'_, Option<(u32, Connection)>>, RedisError> {
-        let since = Instant::now();
+    fn kept(&self, end: Instant) -> RedisResult<MutexGuard<'_, Option<(u32, Connection)>>> {
         loop {
             match self.connection.try_lock() {
                 Ok(kept) => return Ok(kept),
                 Err(TryLockError::Poisoned(kept)) => return Ok(kept.into_inner()),
-                Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(1)),
+                Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(Duration::from_millis(1)),
                 Err(TryLockError::WouldBlock) => {
                     let problem = "another thread of this process is using it";
                     return Err(io::Error::new(io::ErrorKind::ResourceBusy, problem).into());
@@ -199,7 +200,8 @@ impl RedisStore {
         }
     }
 
-    fn try_perform(&self, op: &StoreOp) -> Result<StoreReply, RedisError> {
+    fn try_perform(&self, op: &StoreOp) -> RedisResult<StoreReply> {
+        let end = Instant::now() + PATIENCE;
         // In braces, so that a cluster keeps what belongs together in one place.
         let key = |part: &str| format!("{}{{{}}}:{part}", self.prefix, op.record);
         let mut step = self.step.key(key("token"));
@@ -221,9 +223,9 @@ impl RedisStore {
                 step.arg("release").arg(owner.to_string()).arg(millis(*rest)).arg(*failures)
             }
         };
-        let (record, lease, failures): (Option<Vec<u8>>, String, String) = self.run(&step)?;
+        let (record, lease, failures): (Option<Vec<u8>>, String, String) = self.run(&step, end)?;
         let mut gate = self.gate.key(format!("{}{{{}}}:gate", self.prefix, op.gate));
-        let gate: String = self.run(gate.arg(close))?;
+        let gate: String = self.run(gate.arg(close), end)?;
         Ok(StoreReply {
             record: record.map(Zeroizing::new).and_then(|bytes| Record::from_bytes(&bytes)),
             gate: gate.parse().ok().filter(|until| *until > 0).map(Unix::from_millis),
@@ -243,11 +245,55 @@ impl TokenStore for RedisStore {
     }
 }
 
+/// A connection on which each command gets what is left of its operation's time.
+struct Timed<'a> {
+    connection: &'a mut Connection,
+    end: Instant,
+}
+
+impl Timed<'_> {
+    fn in_time(&mut self) -> RedisResult<&mut Connection> {
+        let left = left(self.end)?;
+        self.connection.set_read_timeout(Some(left))?;
+        self.connection.set_write_timeout(Some(left))?;
+        Ok(self.connection)
+    }
+}
+
+impl ConnectionLike for Timed<'_> {
+    fn req_packed_command(&mut self, cmd: &[u8]) -> RedisResult<Value> {
+        self.in_time()?.req_packed_command(cmd)
+    }
+
+    fn req_packed_commands(&mut self, cmd: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        self.in_time()?.req_packed_commands(cmd, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
+    }
+
+    fn check_connection(&mut self) -> bool {
+        self.in_time().is_ok_and(Connection::check_connection)
+    }
+
+    fn is_open(&self) -> bool {
+        self.connection.is_open()
+    }
+}
+
+/// What is left until then, of which there has to be something.
+fn left(end: Instant) -> io::Result<Duration> {
+    // A socket that is given no time at all would wait for ever.
+    let left = end.saturating_duration_since(Instant::now());
+    if left < Duration::from_millis(1) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
 /// What an error says, and what to change where that is known and the error does not tell.
 fn told(error: &RedisError) -> String {
     if error.is_timeout() {
         // The system's own words are that a resource is temporarily unavailable.
-        return "no answer in time; look at its load and the way there, and whether both ends speak TLS, or neither"
+        return "it did not answer in time; look at its load and the way there, and whether both ends speak TLS, or neither"
             .to_owned();
     }
     let text = error.to_string();

@@ -300,8 +300,63 @@ fn r75_a_server_that_never_answers_is_given_up_within_its_patience() {
     for scheme in ["redis", "rediss"] {
         let store = RedisStore::new(&format!("{scheme}://{}", silent.local_addr().unwrap())).unwrap();
         // It accepts, and says nothing. The failure itself is what is asserted; a wait without an end would hang here.
-        assert!(store.perform(&op(StoreCommand::Read)).is_err());
+        let failure = store.perform(&op(StoreCommand::Read)).unwrap_err();
+        assert!(failure.detail.contains("did not answer in time") && !failure.detail.contains("os error"), "{failure}");
     }
+}
+
+/// What stands for a server that takes its time for each answer; it ends with its test's process.
+fn slow(pause: Duration) -> RedisStore {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut asked = [0; 4_096];
+        while let Ok(length @ 1..) = stream.read(&mut asked) {
+            let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
+            thread::sleep(pause);
+            let answer = match asked.matches("SETINFO").count() {
+                0 if asked.contains(":gate") => "$1\r\n0\r\n".to_owned(),
+                0 => "*3\r\n$-1\r\n$4\r\nfree\r\n$1\r\n0\r\n".to_owned(),
+                greetings => "+OK\r\n".repeat(greetings),
+            };
+            if stream.write_all(answer.as_bytes()).is_err() {
+                break;
+            }
+        }
+    });
+    RedisStore::new(&format!("redis://127.0.0.1:{port}")).unwrap()
+}
+
+#[test]
+fn r75_the_patience_is_for_a_whole_operation_and_not_for_each_of_its_answers() {
+    let prompt = slow(Duration::ZERO);
+    for _ in 0..2 {
+        assert_eq!(prompt.perform(&op(StoreCommand::Read)).unwrap().lease, Lease::Free);
+    }
+    // Each of the three answers comes within the patience, and two of them do not.
+    let failure = slow(Duration::from_millis(450)).perform(&op(StoreCommand::Read)).unwrap_err();
+    assert!(failure.detail.contains("did not answer in time"), "{failure}");
+}
+
+#[cfg(unix)]
+#[test]
+fn r75_a_server_that_is_stopped_under_a_kept_connection_is_told_not_to_have_answered() {
+    let Some(server) = Server::start(&[]) else { return };
+    let store = server.store();
+    store.perform(&op(StoreCommand::Read)).unwrap();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args(["-s", name, &server.child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    };
+    signal("STOP");
+    // With the kept connection, and with a new one, which the system accepts in the server's place.
+    for _ in 0..2 {
+        let failure = store.perform(&op(StoreCommand::Read)).unwrap_err();
+        assert!(failure.detail.contains("did not answer in time") && !failure.detail.contains("os error"), "{failure}");
+    }
+    signal("CONT");
+    store.perform(&op(StoreCommand::Read)).unwrap();
 }
 
 #[test]
