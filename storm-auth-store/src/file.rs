@@ -319,9 +319,10 @@ impl Desk<'_> {
     }
 }
 
-/// What is left of a span that was noted at a time; nothing where the clock was set back behind that.
+/// What is left of a span that was noted at a time; nothing where the clock was set back behind that. Who reads a note may have looked
+/// at the clock before its writer did.
 fn left(at: Unix, until: Unix, now: Unix) -> Option<Duration> {
-    (at <= now && now < until).then(|| until.since(now).min(HOUR))
+    (at <= now + Duration::from_secs(1) && now < until).then(|| until.since(now).min(HOUR))
 }
 
 /// Whether the lease could be locked. Somebody who only looks holds it for microseconds.
@@ -386,5 +387,29 @@ impl Note {
         // Its holder may not have said anything yet.
         let renewed = self.holder.is_none() || left(self.at, self.until, now).is_some();
         if renewed { Lease::Taken } else { Lease::Lapsed }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r71_a_note_of_the_next_millisecond_is_no_lapsed_lease_and_one_from_before_a_clock_was_set_back_is() {
+        let note = Note {
+            holder: Some(Owner(1)),
+            at: Unix::from_millis(100_001),
+            until: Unix::from_millis(110_001),
+            failures: 0,
+        };
+        for (now, lease) in [
+            (100_000, Lease::Taken),
+            (110_000, Lease::Taken),
+            (110_001, Lease::Lapsed),
+            (99_001, Lease::Taken),
+            (99_000, Lease::Lapsed),
+        ] {
+            assert_eq!(note.of_another(Unix::from_millis(now)), lease, "at {now}");
+        }
     }
 }
