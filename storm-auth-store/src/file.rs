@@ -94,6 +94,9 @@ impl FileStore {
     pub fn new(folder: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let folder = folder.into();
         let wrong = |error| StoreError::new(format!("{}: {error}", folder.display()));
+        if folder.as_os_str().is_empty() {
+            return Err(StoreError::new("no folder is named; name one of this user's own".to_owned()));
+        }
         // A process that goes to another place still means this one.
         let whole = std::path::absolute(&folder).map_err(wrong)?;
         Folder::open(&whole).map_err(wrong)?;

@@ -21,6 +21,9 @@ impl Folder {
 
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                return Err(refused("it, or what it lies in, is a link or a file; name the folder itself"));
+            }
             Err(rustix::io::Errno::NOENT) => {
                 std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
                 rustix::fs::open(path, flags, Mode::empty())?
@@ -59,18 +62,25 @@ impl Folder {
 
     fn open_file(&self, name: &str, flags: rustix::fs::OFlags) -> io::Result<File> {
         use rustix::fs::{FileType, Mode, OFlags};
+        use rustix::io::Errno;
 
         // A pipe must not let anybody wait, and no link is followed.
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?;
+        let file = match rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR) {
+            // In the system's words, too many levels of links, or no such device.
+            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => {
+                return Err(refused(format!("{name} in the folder is a link, a folder or a pipe; remove it")));
+            }
+            opened => opened?,
+        };
         let stat = rustix::fs::fstat(&file)?;
         // None at all, if another one has taken its place since.
         let plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink <= 1;
         if !plain {
-            return Err(refused("something in the folder is no plain file, or has a second name; remove it"));
+            return Err(refused(format!("{name} in the folder is no plain file, or has a second name; remove it")));
         }
         if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
-            return Err(refused("a file in the folder is not this user's alone; remove it"));
+            return Err(refused(format!("{name} in the folder is not this user's alone; remove it")));
         }
         Ok(File::from(file))
     }
@@ -115,7 +125,7 @@ impl Folder {
     fn plain(&self, name: &str) -> io::Result<std::path::PathBuf> {
         let path = self.0.join(name);
         match std::fs::symlink_metadata(&path) {
-            Ok(found) if !found.is_file() => Err(refused("something in the folder is no plain file; remove it")),
+            Ok(found) if !found.is_file() => Err(refused(format!("{name} in the folder is no plain file; remove it"))),
             _ => Ok(path),
         }
     }
@@ -196,6 +206,6 @@ fn unwritable(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{error}; {change}"))
 }
 
-fn refused(problem: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, problem)
+fn refused(problem: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, problem.into())
 }
