@@ -35,6 +35,16 @@
 //! - A throttle that one process felt closes the gate of all that share the store and the address. Processes of one store that leave by
 //!   different addresses say so with the builder's `egress`.
 //!
+//! # What they need
+//!
+//! - A program that ends calls `close()` with a deadline, or drops its last provider: what it fetched is there for the next one then, and
+//!   its lease is free. After an exit without either, the next one waits for ten seconds where the store is Redis.
+//! - Clocks that agree within some seconds: files go by the system's clock, Redis by the server's; neither by one that was given to a
+//!   builder.
+//! - One place for all: [`FileStore::for_user`] prefers `$XDG_RUNTIME_DIR`, which a login shell has and a cron job may not have; where
+//!   both share, name the folder to [`FileStore::new`].
+//! - One form for all in a place: those who seal cannot read what others write, nor can others read theirs.
+//!
 //! # What they show
 //!
 //! A record is found by a hash of the token URL, the client id, the scopes and the client secret, so that nobody who reads the store

@@ -53,6 +53,8 @@ pub(super) struct Slot {
     /// How many want it kept warm.
     pub(super) warmers: u32,
     warm_at: Option<Mono>,
+    /// Until when its request was last said to have to wait.
+    deferred: Option<Unix>,
     /// Whether a token has been refreshed while it lived.
     refreshed: bool,
     bucket: Bucket,
@@ -204,6 +206,7 @@ impl Slot {
             waiters: BTreeSet::new(),
             warmers: 0,
             warm_at: None,
+            deferred: None,
             refreshed: false,
             bucket,
             patience: Patience::new(),
@@ -340,7 +343,13 @@ impl Machine {
     pub(super) fn announce_deferral(&mut self, key: KeyId, now: Now) {
         if let Flight::Queued { reason, .. } = self.slots[&key].flight {
             let until = told(self.slot_time(key, now), now);
-            self.outputs.event(Event::Deferred { key, reason, until });
+            // Each call that cannot wait for it asks again, and is told itself.
+            let news = |known: Unix| until.since(known).max(known.since(until)) > Duration::from_secs(1);
+            let slot = self.slot_mut(key);
+            if slot.deferred.is_none_or(news) {
+                slot.deferred = Some(until);
+                self.outputs.event(Event::Deferred { key, reason, until });
+            }
         }
     }
 
@@ -375,6 +384,7 @@ impl Machine {
         self.bucket.take(now.mono);
         let slot = self.slots.get_mut(&key).expect(KNOWN);
         slot.bucket.take(now.mono);
+        slot.deferred = None;
         self.outage.sent(key, &mut self.rng, now);
         let reason = slot.reason(now);
         let patience = slot.patience.span();

@@ -355,6 +355,25 @@ fn r44_r75_closing_does_not_wait_for_a_store_that_fails() {
 }
 
 #[test]
+fn r36_calls_that_cannot_wait_tell_once_that_a_request_has_to() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait_within(key, secs(1));
+    lead(&mut lab);
+    lab.answer(retry_after(status(429), "300"));
+    let told = |lab: &Lab| lab.events.iter().filter(|event| matches!(event, Event::Deferred { .. })).count();
+    let before = told(&lab);
+    for _ in 0..50 {
+        lab.advance(millis(20));
+        let _ = lab.acquire_within(key, millis(500));
+        while !lab.stores.is_empty() {
+            lab.reply(nothing());
+        }
+    }
+    assert!(told(&lab) <= before + 1, "{} after {before}", told(&lab));
+    assert_eq!(lab.requests(), 1);
+}
+
+#[test]
 fn r36_r71_who_waits_for_another_process_in_vain_is_told_so() {
     let (mut lab, key) = Lab::sharing(1);
     let waiter = lab.wait_within(key, secs(3));
