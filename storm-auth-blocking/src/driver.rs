@@ -116,16 +116,6 @@ impl Driver {
         }
     }
 
-    /// Keeps a key warm from a thread of its own, until the guard goes.
-    pub(crate) fn keep_warm(self: &Arc<Self>, key: KeyId, handle: Arc<Handle>) -> KeepWarm {
-        self.command(|machine, now| machine.keep_warm(key, now));
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        // Without a thread nothing keeps it warm, but the first call in its refresh time still refreshes it.
-        let thread = self.watch_over("storm-auth-warm", move |_| !stopped.load(Ordering::Acquire));
-        KeepWarm { handle, key, stop, thread, process: process::id() }
-    }
-
     /// Keeps the machine's deadlines from a thread of its own, for as long as `goes_on` says.
     fn watch_over(
         self: &Arc<Self>,
@@ -233,6 +223,18 @@ impl Driver {
 /// What providers and guards have of the driver, beside its threads and flights.
 #[derive(Debug)]
 pub(crate) struct Handle(pub(crate) Arc<Driver>);
+
+impl Handle {
+    /// Keeps a key warm from a thread of its own, until the guard goes.
+    pub(crate) fn keep_warm(self: &Arc<Self>, key: KeyId) -> KeepWarm {
+        self.0.command(|machine, now| machine.keep_warm(key, now));
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        // Without a thread nothing keeps it warm, but the first call in its refresh time still refreshes it.
+        let thread = self.0.watch_over("storm-auth-warm", move |_| !stopped.load(Ordering::Acquire));
+        KeepWarm { handle: self.clone(), key, stop, thread, process: process::id() }
+    }
+}
 
 impl Drop for Handle {
     /// The last one goes, as a process may do that ends: what is owed to the store is performed here and now.

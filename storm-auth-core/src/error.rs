@@ -286,8 +286,9 @@ impl fmt::Display for AcquireError {
                  may find its token",
             ),
             Self::HeldElsewhere => f.write_str(
-                "another process that shares the token store is to fetch the token, and has not within this call's deadline; \
-                 call again, or give the call a longer deadline: one that died or hangs is passed by after some ten seconds",
+                "no token came from the token store, or from the process that is to fetch one for all who share it, within this \
+                 call's deadline; call again, or give the call a longer deadline: a process that died or hangs is passed by \
+                 after some ten seconds",
             ),
             Self::Closed => f.write_str("the token provider was closed; build a new one"),
             Self::StillBusy => f.write_str(

@@ -31,6 +31,7 @@ use crate::error::Error;
 /// ```
 #[derive(Clone, Debug)]
 pub struct TokenProvider {
+    /// The handle's, so that a call comes to its clock in one step.
     driver: Arc<Driver>,
     key: KeyId,
     cell: Arc<Cell>,
@@ -152,7 +153,7 @@ impl TokenProvider {
 
     /// Refreshes the token in time without being called, while the guard lives.
     pub fn keep_warm(&self) -> KeepWarm {
-        self.driver.keep_warm(self.key, self.handle.clone())
+        self.handle.keep_warm(self.key)
     }
 
     /// The state of the limiter group and its keys, for a health endpoint.

@@ -207,7 +207,7 @@ impl Story {
     }
 
     fn keep_warm(&self) -> KeepWarm {
-        self.driver.keep_warm(self.key, Arc::new(Handle(self.driver.clone())))
+        Arc::new(Handle(self.driver.clone())).keep_warm(self.key)
     }
 
     fn call(&self) -> Result<Token, AcquireError> {
