@@ -37,7 +37,7 @@ pub struct Policy {
     pub refresh_early: f64,
     /// The same where a refresh was throttled, for [`Policy::LATE_LIVES`] lifetimes; over as many more it comes back to the early
     /// one. Default: 0.94. The limit is per address, so such a throttle means that others share it, and a longer steady period
-    /// lets more of them fit: 28 at 600 s. What is left of the life is one wait after a throttle and a little. A process that
+    /// lets more of them fit: 28 at 600 s. What is left of the life is two waits after a throttle. A process that
     /// has been late and then sees the endpoint fail needs its reserve more, and is early again.
     pub refresh_late: f64,
     /// How long past its expiry a token may still be served when the endpoint fails to give another one. Default: zero, which

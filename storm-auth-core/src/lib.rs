@@ -96,7 +96,7 @@
 //!
 //! - A token is never handed out at or past its hard expiry: the time its request was *sent*, plus its lifetime, less 2 % of
 //!   it or 10 s, whichever is less; by the monotonic or the wall clock, whichever comes first.
-//! - From 75 % of its life on (93 % for a while after a throttle was felt) the first call starts a refresh, and is served.
+//! - From 75 % of its life on (94 % for a while after a throttle was felt) the first call starts a refresh, and is served.
 //! - One request per key at a time, three at once and then one per 20 s at the most; 21 at once and then one per 20 s for
 //!   the whole group, until [`Budget`] says otherwise.
 //! - A throttle closes one gate for all keys. Whoever cannot wait for it fails at once and is told when to come back.

@@ -82,6 +82,14 @@ fn r35_a_crowd_that_starts_at_once_is_served_as_fast_as_the_limiter_lets_it() {
 }
 
 #[test]
+fn r35_a_fleet_that_has_lost_its_store_does_not_storm_the_endpoint() {
+    let lost = Shared { outage: Some((2 * HOUR, HOUR)) };
+    let figures = figures(&Plan { store: Some(lost), ..plan(200, 600) });
+    // Half of the time without a store, 20 for each process in such an hour.
+    assert!(figures.rejects_per_hour() <= 200.0 * 20.0 / 2.0, "{figures:?}");
+}
+
+#[test]
 fn r63_a_seed_tells_the_same_story_again() {
     let plan = Plan { restart_every: Some(2 * HOUR), ..plan(25, 600) };
     let (one, other) = (fleet::run(&plan, 7), fleet::run(&plan, 7));

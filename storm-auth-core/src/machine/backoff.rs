@@ -10,13 +10,7 @@ const FIRST: Duration = Duration::from_secs(5);
 /// of the documented limiter, so that a few processes leave its bucket filling while the endpoint is down.
 pub(super) const LONGEST: Duration = Duration::from_secs(120);
 
-/// Throttles in a row that wait one slot each; the limiter refills at a fixed pace, so waiting longer would only starve
-/// whoever is polite. From here on it may be one that counts refused requests, and the wait grows.
-const STEADY_THROTTLES: u32 = 10;
 const LONGEST_THROTTLE: Duration = Duration::from_secs(300);
-/// It grows with the time for which nothing but throttles came, to this part of it: a crowd that starts at once is refused for
-/// long by a limiter that counts none of it, and each waits little beside what it has waited already.
-const GROWTH: u32 = 50;
 
 /// A refused configuration is probed again after the first, and then at most every second span (R37).
 const PROBES: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
@@ -37,16 +31,42 @@ pub(super) fn after_failed_refresh(rng: &mut fastrand::Rng, failures: u32, left:
     }
 }
 
-/// The wait after the `throttles`-th throttle in a row, counted from 1, where the answer named none and nothing but throttles
-/// came for the time `starved`. Up to the tenth at most one slot, since one is free by then, and at least three quarters of one.
-/// Then at least a little more than a slot: those that ask at the limiter's own rhythm meet the same others each time.
-pub(super) fn after_throttle(rng: &mut fastrand::Rng, throttles: u32, starved: Duration, slot: Duration) -> Duration {
-    let longest = match throttles <= STEADY_THROTTLES {
-        true => slot,
-        false => (slot.saturating_mul(3) / 2).max(starved / GROWTH),
-    };
-    let wait = millis(longest.min(LONGEST_THROTTLE));
-    Duration::from_millis(rng.u64(wait * 3 / 4..=wait))
+/// A throttle whose answer named no time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Throttle {
+    /// How many there were in a row, counted from 1.
+    pub(super) in_a_row: u32,
+    /// For how long nothing but throttles has come.
+    pub(super) starved: Duration,
+    /// What the limiter takes to let one more request pass.
+    pub(super) slot: Duration,
+    /// Whether it was the refresh of a token.
+    pub(super) refresh: bool,
+    /// Whether the tokens are shared, so that a large fleet may be alone for want of its store.
+    pub(super) fleet: bool,
+}
+
+impl Throttle {
+    /// The longest wait. The limiter refills at a fixed pace, so one slot is free by then, and waiting longer would only starve
+    /// whoever is polite. Who has a token to lose asks a little sooner than who has yet to get one. After some in a row it may be
+    /// a limiter that counts refused requests, or a large crowd: the wait grows with the time that it has lasted, beside which it
+    /// stays small, and is at least a little more than a slot, since those that ask at the limiter's own rhythm meet the same
+    /// others each time. A fleet without its store grows sooner: each of its processes is refused for as long as the store is away.
+    fn longest(&self) -> Duration {
+        let (steady, part) = if self.fleet { (5, 3) } else { (10, 50) };
+        let longest = match self.in_a_row <= steady {
+            true if self.refresh => self.slot * 4 / 5,
+            true => self.slot,
+            false => (self.slot.saturating_mul(3) / 2).max(self.starved / part),
+        };
+        longest.min(LONGEST_THROTTLE)
+    }
+
+    /// The wait, at least three quarters of the longest.
+    pub(super) fn wait(&self, rng: &mut fastrand::Rng) -> Duration {
+        let longest = millis(self.longest());
+        Duration::from_millis(rng.u64(longest * 3 / 4..=longest))
+    }
 }
 
 /// When a token is refreshed early whose request collided with others or came of an outage, in thousandths of the steady time.
@@ -124,23 +144,32 @@ mod tests {
     }
 
     #[test]
-    fn r35_a_throttle_waits_one_spread_slot_and_grows_only_after_ten() {
+    fn r35_a_throttle_waits_one_spread_slot_and_grows_only_after_some_in_a_row() {
         let mut rng = fastrand::Rng::with_seed(7);
+        let first = Throttle { in_a_row: 1, starved: Duration::ZERO, slot: secs(20), refresh: false, fleet: false };
+        let (refresh, fleet) = (Throttle { refresh: true, ..first }, Throttle { fleet: true, ..first });
         // Throttles, seconds without an answer of another kind, and the wait in milliseconds.
-        for (throttles, starved, shortest, longest) in [
-            (1, 0, 15_000, 20_000),
-            (10, 180, 15_000, 20_000),
-            (11, 200, 22_500, 30_000),
-            (60, 1_500, 22_500, 30_000),
-            (90, 2_500, 37_500, 50_000),
-            (11, 14_000, 210_000, 280_000),
-            (u32::MAX, u64::MAX, 225_000, 300_000),
+        for (throttle, in_a_row, starved, shortest, longest) in [
+            (first, 1, 0, 15_000, 20_000),
+            (first, 10, 180, 15_000, 20_000),
+            (first, 11, 200, 22_500, 30_000),
+            (first, 60, 1_500, 22_500, 30_000),
+            (first, 90, 2_500, 37_500, 50_000),
+            (first, 11, 14_000, 210_000, 280_000),
+            (first, u32::MAX, u64::MAX, 225_000, 300_000),
+            (refresh, 1, 0, 12_000, 16_000),
+            (refresh, 10, 180, 12_000, 16_000),
+            (refresh, 11, 180, 22_500, 30_000),
+            (fleet, 5, 90, 15_000, 20_000),
+            (fleet, 6, 90, 22_500, 30_000),
+            (fleet, 10, 300, 75_000, 100_000),
+            (fleet, 15, 900, 225_000, 300_000),
         ] {
-            let wait = |_| after_throttle(&mut rng, throttles, secs(starved), secs(20)).as_millis();
-            let waits: Vec<_> = (0..500).map(wait).collect();
+            let throttle = Throttle { in_a_row, starved: secs(starved), ..throttle };
+            let waits: Vec<_> = (0..500).map(|_| throttle.wait(&mut rng).as_millis()).collect();
             let (least, most) = (*waits.iter().min().unwrap(), *waits.iter().max().unwrap());
-            assert!(least >= shortest && most <= longest, "throttle {throttles} after {starved} s: {least}..{most}");
-            assert!(least < shortest * 11 / 10, "throttle {throttles} is not spread: {least}");
+            assert!(least >= shortest && most <= longest, "{throttle:?}: {least}..{most}");
+            assert!(least < shortest * 11 / 10, "{throttle:?} is not spread: {least}");
         }
     }
 

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::config::Policy;
 use crate::credentials::{ClientSecret, Credentials};
 use crate::error::{AcquireError, Cause, Failure, FailureKind};
-use crate::machine::backoff::{self, Patience};
+use crate::machine::backoff::{self, Patience, Throttle};
 use crate::machine::budget::Bucket;
 use crate::machine::output::{Action, Event, OpId, Output, Reason, TokenRequest};
 use crate::machine::sharing::Tenure;
@@ -598,9 +598,15 @@ impl Machine {
         });
         let wait = match (retry_after, throttles) {
             (Some(wait), _) => backoff::after_retry_after(&mut self.rng, wait),
-            (None, Some(throttles)) => {
-                let starved = self.gate.starved_for(now);
-                backoff::after_throttle(&mut self.rng, throttles, starved, self.policy.budget.interval())
+            (None, Some(in_a_row)) => {
+                let throttle = Throttle {
+                    in_a_row,
+                    starved: self.gate.starved_for(now),
+                    slot: self.policy.budget.interval(),
+                    refresh: self.slots[&key].held.is_some(),
+                    fleet: self.sharing.is_some(),
+                };
+                throttle.wait(&mut self.rng)
             }
             (None, None) => return,
         };

@@ -577,7 +577,7 @@ impl Model {
                 let lifetime = token.lifetime;
                 self.crowd(lifetime, now);
             }
-            self.feel(&reply.says, reply.retry_after, sent, now, draws);
+            self.feel(id, &reply.says, reply.retry_after, sent, now, draws);
             match &reply.says {
                 Says::Token { text, lifetime } => self.grant(id, text, *lifetime, sent, now, draws),
                 Says::Throttle => self.ask_again(id, now, draws),
@@ -929,7 +929,7 @@ impl Model {
     }
 
     /// R34, R35: a throttle or a Retry-After closes the gate for all.
-    fn feel(&mut self, says: &Says, retry_after: Option<u64>, sent: Time, now: Time, draws: &dyn Draws) {
+    fn feel(&mut self, id: u64, says: &Says, retry_after: Option<u64>, sent: Time, now: Time, draws: &dyn Draws) {
         let is_throttle = *says == Says::Throttle;
         if is_throttle {
             self.tally.throttled += 1;
@@ -949,7 +949,11 @@ impl Model {
             None if is_throttle => {
                 let slot = self.rules.slot();
                 let starved = self.starved.map_or(0, |starved| now.mono - starved);
-                let wait = if self.throttles > 10 { (slot * 3 / 2).max(starved / 50) } else { slot };
+                let wait = match self.keys[&id].token {
+                    _ if self.throttles > 10 => (slot * 3 / 2).max(starved / 50),
+                    Some(_) => slot * 4 / 5,
+                    None => slot,
+                };
                 let wait = wait.min(300 * SECOND);
                 wait * 3 / 4..=wait
             }
