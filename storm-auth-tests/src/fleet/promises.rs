@@ -122,7 +122,8 @@ fn shared() -> Vec<Promise> {
     all.push(Promise::new("their store is lost for every other hour: nobody is without", lost, NONE));
     // Far more than one address carries, so most are without; each asks for a token some fifteen times in that hour.
     let lost = Plan { store: Some(Shared { outage: Some((4 * hour, hour)) }), ..plan(1_000, 600) };
-    let calm = Promise::new("their store is lost for an hour in four: at most 15 rejects for each in that hour", lost, 100.0);
+    let calm =
+        Promise::new("their store is lost for an hour in four: at most 15 rejects for each in that hour", lost, 100.0);
     all.push(Promise { rejects_per_hour: Some(15_000.0 / 4.0), ..calm });
     all
 }
