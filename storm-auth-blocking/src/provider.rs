@@ -55,6 +55,7 @@ impl TokenProvider {
     /// # Errors
     /// No token can be had within the caller's deadline (30 s unless the builder says otherwise): [`Error`] says why, and when
     /// to come back.
+    #[inline]
     pub fn token(&self) -> Result<Token, Error> {
         match self.cached() {
             Some(token) => Ok(token),
@@ -77,8 +78,9 @@ impl TokenProvider {
     ///
     /// # Errors
     /// As [`token`](Self::token).
+    #[inline]
     pub fn header(&self) -> Result<HeaderValue, Error> {
-        match self.cell.header(lane(), self.driver.clock().coarse()) {
+        match self.cell.header(lane(), self.driver.clock()) {
             Some(header) => Ok(header),
             None => self.acquire(None).map(|token| token.header()),
         }
@@ -175,16 +177,19 @@ impl TokenProvider {
         self.driver.command(|machine, _| machine.note_abandoned_replay(token, error));
     }
 
+    #[inline]
     fn cached(&self) -> Option<Token> {
-        self.cell.token(lane(), self.driver.clock().coarse())
+        self.cell.token(lane(), self.driver.clock())
     }
 
+    #[cold]
     fn acquire(&self, deadline: Option<Duration>) -> Result<Token, Error> {
         Ok(self.driver.acquire(self.key, deadline)?)
     }
 }
 
 /// The calling thread's number: threads take turns, so that neighbours do not share a reference count.
+#[inline]
 fn lane() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static LANE: usize = NEXT.fetch_add(1, Ordering::Relaxed));

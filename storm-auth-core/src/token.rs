@@ -102,6 +102,7 @@ impl Token {
     }
 
     /// The value of an `Authorization` header, `Bearer` included, ready and marked sensitive.
+    #[inline]
     pub fn header(&self) -> HeaderValue {
         self.0.header.clone()
     }

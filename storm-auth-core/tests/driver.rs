@@ -7,13 +7,13 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use http::Response;
-use storm_auth_core::driver::{Board, Cell, Work};
+use storm_auth_core::driver::{Board, Cell, CoarseClocks, Work};
 use storm_auth_core::machine::{Acquire, TokenRequest, WaiterId};
 use storm_auth_core::store::{Lease, StoreCommand, StoreFailure, StoreReply};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
-    AcquireError, Budget, Credentials, Failure, FailureKind, HttpHosts, Key, KeyId, Machine, Now, Policy, Scope, Token,
-    TokenUrl, scope,
+    AcquireError, Budget, Credentials, Failure, FailureKind, HttpHosts, Invalidated, Key, KeyId, Machine, Now, Policy,
+    Scope, Token, TokenUrl, scope,
 };
 
 /// What a coarse clock may lag, by which a cell gives up earlier than the machine.
@@ -124,6 +124,59 @@ fn r24_past_look_exactly_one_caller_asks_and_all_others_are_served() {
     // Then the next one asks.
     desk.at(510_000);
     assert_eq!((0..1_000).filter(|_| desk.read().is_none()).count(), 1);
+}
+
+/// Clocks that count how often both are read.
+struct Ticking {
+    tick: u64,
+    now: Now,
+    readings: std::cell::Cell<u32>,
+}
+
+impl CoarseClocks for &Ticking {
+    fn tick(&self) -> u64 {
+        self.tick
+    }
+
+    fn coarse(&self) -> Now {
+        self.readings.set(self.readings.get() + 1);
+        self.now
+    }
+}
+
+#[test]
+fn r22_both_clocks_are_read_once_in_each_tick_until_somebody_has_to_ask() {
+    let mut desk = Desk::with_token(600);
+    let mut clocks = Ticking { tick: 0, now: desk.at(449_990), readings: std::cell::Cell::default() };
+    let mut served = |tick, now| {
+        (clocks.tick, clocks.now) = (tick, now);
+        clocks.readings.set(0);
+        let served = (0..100).filter(|_| desk.cell.token(0, &clocks).is_some()).count();
+        (served, clocks.readings.get())
+    };
+    // Where there is no tick, with each call.
+    assert_eq!(served(0, Now::from_millis(1_000_000 + 449_990, 0)), (100, 100));
+    assert_eq!(served(1, Now::from_millis(1_000_000 + 449_994, 0)), (100, 1));
+    assert_eq!(served(2, Now::from_millis(1_000_000 + 449_998, 0)), (100, 1));
+    // The refresh is due: one caller asks.
+    assert_eq!(served(3, Now::from_millis(1_000_000 + 450_002, 0)), (99, 100));
+    // Past its end nobody is served, whatever the other clock says.
+    assert_eq!(served(4, Now::from_millis(0, 1_700_000_000_000 + 600_000)), (0, 100));
+}
+
+#[test]
+fn r38_r49_what_is_published_within_a_tick_counts_within_it() {
+    let mut desk = Desk::with_token(600);
+    let clocks = Ticking { tick: 1, now: desk.at(100_000), readings: std::cell::Cell::default() };
+    let token = desk.cell.token(0, &clocks).unwrap();
+    // Nothing is due, but the board wants to be asked, as it does when a place that may start no thread left a request.
+    desk.cell.token(0, Now { unix: desk.now.unix + Duration::from_secs(400), ..desk.now });
+    assert!(desk.cell.token(0, &clocks).is_some());
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    assert!(desk.cell.token(0, &clocks).is_some());
+    assert_eq!(clocks.readings.get(), 2, "the claim was given back, so both are read again");
+    assert_eq!(desk.board.command(desk.now, |machine| machine.invalidate(token.id(), desk.now)), Invalidated::Dropped);
+    assert!(desk.cell.token(0, &clocks).is_none());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The system's clocks.
 
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+use rustix::time::{ClockId, clock_gettime};
 use storm_auth_core::Now;
 use storm_auth_core::driver::{self, SystemClocks};
 
@@ -25,28 +27,30 @@ pub struct System;
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 impl SystemClocks for System {
     fn fine() -> Now {
-        use rustix::time::{ClockId, clock_gettime};
-
-        Now::from_millis(millis(clock_gettime(ClockId::Monotonic)), millis(clock_gettime(ClockId::Realtime)))
+        now(ClockId::Monotonic, ClockId::Realtime)
     }
 
-    #[inline]
     fn coarse() -> Now {
-        use rustix::time::{ClockId, clock_gettime};
+        now(ClockId::MonotonicCoarse, ClockId::RealtimeCoarse)
+    }
 
-        Now::from_millis(
-            millis(clock_gettime(ClockId::MonotonicCoarse)),
-            millis(clock_gettime(ClockId::RealtimeCoarse)),
-        )
+    /// The kernel moves both coarse clocks at once.
+    #[inline]
+    fn tick() -> u64 {
+        nanos(ClockId::MonotonicCoarse)
     }
 }
 
-/// A time before the origin counts as the origin: a machine without a clock battery may wake up in 1969.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-fn millis(at: rustix::time::Timespec) -> u64 {
-    let seconds = u64::try_from(at.tv_sec).unwrap_or(0);
-    let nanos = u64::try_from(at.tv_nsec).unwrap_or(0);
-    seconds.saturating_mul(1_000).saturating_add(nanos / 1_000_000)
+fn now(mono: ClockId, unix: ClockId) -> Now {
+    Now::from_millis(nanos(mono) / 1_000_000, nanos(unix) / 1_000_000)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+#[inline]
+fn nanos(clock: ClockId) -> u64 {
+    let at = clock_gettime(clock);
+    driver::whole_nanos(at.tv_sec, at.tv_nsec)
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]

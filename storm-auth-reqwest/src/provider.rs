@@ -78,7 +78,7 @@ impl TokenProvider {
     /// # Errors
     /// As [`token`](Self::token).
     pub async fn header(&self) -> Result<HeaderValue, Error> {
-        match self.cell.header(lane(), self.driver.clock().coarse()) {
+        match self.cell.header(lane(), self.driver.clock()) {
             Some(header) => Ok(header),
             None => Box::pin(self.acquire(None)).await.map(|token| token.header()),
         }
@@ -175,8 +175,9 @@ impl TokenProvider {
         self.driver.command(|machine, _| machine.note_abandoned_replay(token, error));
     }
 
+    #[inline]
     fn cached(&self) -> Option<Token> {
-        self.cell.token(lane(), self.driver.clock().coarse())
+        self.cell.token(lane(), self.driver.clock())
     }
 
     async fn acquire(&self, deadline: Option<Duration>) -> Result<Token, Error> {
@@ -185,6 +186,7 @@ impl TokenProvider {
 }
 
 /// The calling thread's number: threads take turns, so that neighbours do not share a reference count.
+#[inline]
 fn lane() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static LANE: usize = NEXT.fetch_add(1, Ordering::Relaxed));

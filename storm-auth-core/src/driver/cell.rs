@@ -13,6 +13,31 @@ use crate::token::Token;
 /// How far a coarse clock may lag behind the fine one: a tick of the slowest kernel timer in use, 100 Hz, and some more.
 const COARSE_LAG: Duration = Duration::from_millis(16);
 
+/// What a [`Tick`](CoarseClocks::tick) that was never read is.
+const NEVER: u64 = u64::MAX;
+
+/// How a reader of a [`Cell`] reads its clocks. A [`Now`] stands for both where they were read already.
+pub trait CoarseClocks {
+    /// Something that differs between two calls when what [`coarse`](Self::coarse) says differs, and is cheaper to read: the
+    /// cell asks for both clocks once for each tick. Zero where there is no such thing; they are read with each call then.
+    fn tick(&self) -> u64;
+
+    /// What both clocks said at the last tick.
+    fn coarse(&self) -> Now;
+}
+
+impl CoarseClocks for Now {
+    #[inline]
+    fn tick(&self) -> u64 {
+        0
+    }
+
+    #[inline]
+    fn coarse(&self) -> Now {
+        *self
+    }
+}
+
 /// One key's published token. Readers get it in a few nanoseconds; the driver publishes under the lock of its board.
 #[derive(Debug)]
 pub struct Cell {
@@ -26,10 +51,13 @@ struct Snapshot {
     lanes: Box<[Token]>,
     /// From here on nobody reads it. Earlier than the machine's own by what a coarse clock may lag.
     hard: Moment,
-    /// From here on one caller asks the machine, while all others are served.
+    /// From here on one caller asks the machine, while all others are served. Never later than `hard`.
     look_mono: AtomicU64,
     look_unix: AtomicU64,
     claimed: AtomicBool,
+    /// The last tick in which a reader found both clocks before `look`. Within it nobody else has to read them; what is
+    /// published in it may wait for the next one.
+    tick: AtomicU64,
 }
 
 impl Cell {
@@ -38,20 +66,24 @@ impl Cell {
     }
 
     /// The cached token as a ready header; `None` when this caller has to ask the board. `lane` is the calling thread's
-    /// number, whatever its range; the clocks may be coarse ones.
-    pub fn header(&self, lane: usize, now: Now) -> Option<HeaderValue> {
-        self.read(lane, now, Token::header)
+    /// number, whatever its range.
+    #[inline]
+    pub fn header(&self, lane: usize, clocks: impl CoarseClocks) -> Option<HeaderValue> {
+        self.read(lane, clocks, Token::header)
     }
 
     /// The cached token; `None` when this caller has to ask the board.
-    pub fn token(&self, lane: usize, now: Now) -> Option<Token> {
-        self.read(lane, now, Token::clone)
+    #[inline]
+    pub fn token(&self, lane: usize, clocks: impl CoarseClocks) -> Option<Token> {
+        self.read(lane, clocks, Token::clone)
     }
 
-    fn read<T>(&self, lane: usize, now: Now, clone: impl FnOnce(&Token) -> T) -> Option<T> {
+    #[inline(always)]
+    fn read<T>(&self, lane: usize, clocks: impl CoarseClocks, clone: impl FnOnce(&Token) -> T) -> Option<T> {
         let published = self.published.load();
         let snapshot = published.as_ref()?;
-        if snapshot.hard.reached(now) || (snapshot.look().reached(now) && snapshot.claim()) {
+        let tick = clocks.tick();
+        if snapshot.tick.load(Ordering::Relaxed) != tick && !snapshot.serves(tick, clocks.coarse()) {
             return None;
         }
         Some(clone(&snapshot.lanes[lane & (snapshot.lanes.len() - 1)]))
@@ -65,12 +97,13 @@ impl Cell {
             return;
         };
         let hard = Moment { mono: hard.mono - COARSE_LAG, unix: hard.unix - COARSE_LAG };
+        let look = look.min(hard);
         let published = self.published.load();
         match published.as_ref() {
             Some(snapshot) if snapshot.lanes[0].id() == token.id() && snapshot.hard == hard => {
                 snapshot.look_mono.store(look.mono.as_millis(), Ordering::Relaxed);
                 snapshot.look_unix.store(look.unix.as_millis(), Ordering::Relaxed);
-                snapshot.claimed.swap(false, Ordering::AcqRel);
+                snapshot.give_back();
             }
             _ => self.published.store(Some(Arc::new(Snapshot {
                 lanes: (1..self.lanes).map(|_| token.another_lane()).chain([token.clone()]).collect(),
@@ -78,6 +111,7 @@ impl Cell {
                 look_mono: AtomicU64::new(look.mono.as_millis()),
                 look_unix: AtomicU64::new(look.unix.as_millis()),
                 claimed: AtomicBool::new(false),
+                tick: AtomicU64::new(NEVER),
             }))),
         }
     }
@@ -86,21 +120,35 @@ impl Cell {
     pub(super) fn ask_at_once(&self) {
         if let Some(snapshot) = self.published.load().as_ref() {
             snapshot.look_mono.store(0, Ordering::Relaxed);
-            snapshot.claimed.swap(false, Ordering::AcqRel);
+            snapshot.give_back();
         }
     }
 }
 
 impl Snapshot {
-    fn look(&self) -> Moment {
-        Moment {
+    /// Whether this caller is served at `now`. If not, it asks the board.
+    fn serves(&self, tick: u64, now: Now) -> bool {
+        let look = Moment {
             mono: Mono::from_millis(self.look_mono.load(Ordering::Relaxed)),
             unix: Unix::from_millis(self.look_unix.load(Ordering::Relaxed)),
+        };
+        if look.reached(now) {
+            return !self.hard.reached(now) && !self.claim();
         }
+        if tick != 0 {
+            self.tick.store(tick, Ordering::Relaxed);
+        }
+        true
     }
 
     /// Whether this caller is the one that asks.
     fn claim(&self) -> bool {
         !self.claimed.load(Ordering::Relaxed) && !self.claimed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Takes the claim back, once `look` is another one.
+    fn give_back(&self) {
+        self.tick.store(NEVER, Ordering::Relaxed);
+        self.claimed.swap(false, Ordering::AcqRel);
     }
 }

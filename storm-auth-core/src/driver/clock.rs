@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
 
+use super::cell::CoarseClocks;
 use crate::time::{Now, millis};
 
 /// How a driver reads the system's clocks. Both readings have the same origins.
@@ -14,6 +15,18 @@ pub trait SystemClocks {
 
     /// What [`fine`](Self::fine) said at the last tick, where the system keeps that: cheaper to read, and never ahead of it.
     fn coarse() -> Now;
+
+    /// What stays the same as long as [`coarse`](Self::coarse) does, and is cheaper to read; zero where there is no such thing.
+    fn tick() -> u64 {
+        0
+    }
+}
+
+/// What `clock_gettime` says, in nanoseconds, in which a kernel counts in 64 bits too. A time before the origin counts as the
+/// origin: a machine without a clock battery may wake up in 1969.
+#[inline]
+pub fn whole_nanos(seconds: i64, nanos: i64) -> u64 {
+    seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos).max(0) as u64
 }
 
 /// Where a provider reads the time: the system's clocks, or for tests [movable](Clock::movable) ones.
@@ -95,6 +108,19 @@ impl<S: SystemClocks> Clock<S> {
             None => now,
             Some(shift) => shift.apply(now),
         }
+    }
+}
+
+/// A clock that is moved has no tick: it is moved at any time.
+impl<S: SystemClocks> CoarseClocks for &Clock<S> {
+    #[inline]
+    fn tick(&self) -> u64 {
+        if self.shift.is_none() { S::tick() } else { 0 }
+    }
+
+    #[inline]
+    fn coarse(&self) -> Now {
+        Clock::coarse(self)
     }
 }
 

@@ -37,8 +37,8 @@ use crate::time::{Mono, Now};
 use crate::token::Token;
 use crate::wire::response::ResponseBody;
 
-pub use cell::Cell;
-pub use clock::{Clock, SystemClocks};
+pub use cell::{Cell, CoarseClocks};
+pub use clock::{Clock, SystemClocks, whole_nanos};
 pub use process::PerProcess;
 
 /// The machine of a limiter group, and the callers that wait for it.
