@@ -1,8 +1,8 @@
 //! An authorised API call beside one that a bare reqwest or ureq makes.
 //!
-//! `cargo bench -p storm-auth-tests --bench end_to_end` calls a server on loopback in three ways, in turns: through storm-auth; with
-//! the bare client, which is given the same two headers ready-made; and with the bare client once more, which tells what the run
-//! itself cannot tell apart. Where valgrind is installed it counts the instructions of a call, too.
+//! `cargo bench -p storm-auth-tests --bench end_to_end` calls a server on loopback in three ways, in turns, on one core: through
+//! storm-auth; with a bare client, which is given the same two headers ready-made; and with another bare client, which tells what
+//! the run itself cannot tell apart. Where valgrind is installed it counts the instructions of a call, too.
 
 #![allow(clippy::unwrap_used, reason = "a program of one page, for people")]
 
@@ -41,11 +41,11 @@ const APPLICATION_ID: u64 = 1042;
 
 const PATH: &str = "/commerce/product/1.1/Products";
 
-/// Who makes a call.
-#[derive(Clone, Copy, PartialEq)]
+/// Who makes a call: storm-auth, or one of two bare clients with connections of their own.
+#[derive(Clone, Copy)]
 enum Way {
     Storm,
-    Bare,
+    Bare(usize),
 }
 
 fn main() -> ExitCode {
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["calls", over, way, tokens, api, number] => {
-            let (way, number) = (if way == "storm" { Way::Storm } else { Way::Bare }, number.parse().unwrap());
+            let (way, number) = (if way == "storm" { Way::Storm } else { Way::Bare(0) }, number.parse().unwrap());
             let settings = settings(tokens).api_url(api).application_id(APPLICATION_ID);
             match over {
                 "reqwest" => OverReqwest::new(&settings, api).calls(way, number),
@@ -66,6 +66,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(report: &mut Report) {
+    stay_on_one_core();
     let (tokens, api) = (Server::tokens(), Server::start(|| r#"{"products":[]}"#.to_owned()));
     let settings = settings(&tokens.url()).api_url(api.url()).application_id(APPLICATION_ID);
     let (reqwest, ureq) = (OverReqwest::new(&settings, &api.url()), OverUreq::new(&settings, &api.url()));
@@ -93,6 +94,16 @@ fn measure(report: &mut Report) {
         format!("Requests a second of {CALLERS} callers; 8 of 10 spells of bare against bare are in the last column");
     let rows = vec![pace("reqwest", &reqwest), pace("ureq", &ureq)];
     report.table(&title, &columns, rows);
+}
+
+/// Or else it is in the figures on which cores the scheduler has put the two ends of each connection.
+fn stay_on_one_core() {
+    #[cfg(target_os = "linux")]
+    {
+        let mut one = rustix::thread::CpuSet::new();
+        one.set(rustix::thread::sched_getcpu());
+        rustix::thread::sched_setaffinity(None, &one).unwrap();
+    }
 }
 
 /// One kind of client, with and without storm-auth.
@@ -145,7 +156,7 @@ fn pace(name: &str, over: &impl Over) -> Vec<Figure> {
 
 /// Measures all ways again and again, each of them as often in each place of the order.
 fn in_turns(times: usize, measure: impl Fn(Way) -> f64) -> impl Iterator<Item = [f64; 3]> {
-    const WAYS: [Way; 3] = [Way::Storm, Way::Bare, Way::Bare];
+    const WAYS: [Way; 3] = [Way::Storm, Way::Bare(0), Way::Bare(1)];
     for way in WAYS {
         // The first calls open connections.
         measure(way);
@@ -178,7 +189,7 @@ fn bearer() -> HeaderValue {
 #[derive(Clone)]
 struct OverReqwest {
     storm: storm_auth_reqwest::StormClient,
-    bare: reqwest::Client,
+    bare: [reqwest::Client; 2],
     bearer: HeaderValue,
     url: String,
     /// One thread, the calling one, so that all that is done for a call is in its time.
@@ -189,7 +200,10 @@ impl OverReqwest {
     fn new(settings: &Settings, api: &str) -> Self {
         Self {
             storm: storm_auth_reqwest::Builder::from(settings.clone()).build().unwrap(),
-            bare: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap(),
+            bare: [(); 2].map(|()| {
+                let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
+                client.build().unwrap()
+            }),
             bearer: bearer(),
             url: format!("{api}{PATH}"),
             runtime: Arc::new(runtime::Builder::new_current_thread().enable_all().build().unwrap()),
@@ -197,11 +211,12 @@ impl OverReqwest {
     }
 
     async fn call(&self, way: Way) {
-        let response = if way == Way::Storm {
-            self.storm.get(PATH).send().await.unwrap()
-        } else {
-            let request = self.bare.get(&self.url).header(AUTHORIZATION, self.bearer.clone());
-            request.header("ApplicationId", APPLICATION_ID).send().await.unwrap()
+        let response = match way {
+            Way::Storm => self.storm.get(PATH).send().await.unwrap(),
+            Way::Bare(which) => {
+                let request = self.bare[which].get(&self.url).header(AUTHORIZATION, self.bearer.clone());
+                request.header("ApplicationId", APPLICATION_ID).send().await.unwrap()
+            }
         };
         response.bytes().await.unwrap();
     }
@@ -235,7 +250,7 @@ impl Over for OverReqwest {
 
 struct OverUreq {
     storm: storm_auth_blocking::StormClient,
-    bare: ureq::Agent,
+    bare: [ureq::Agent; 2],
     bearer: HeaderValue,
     url: String,
 }
@@ -243,20 +258,22 @@ struct OverUreq {
 impl OverUreq {
     fn new(settings: &Settings, api: &str) -> Self {
         let config = ureq::Agent::config_builder().max_redirects(0).proxy(None);
+        let config = config.timeout_connect(Some(Duration::from_secs(10))).build();
         Self {
             storm: storm_auth_blocking::Builder::from(settings.clone()).build().unwrap(),
-            bare: config.timeout_connect(Some(Duration::from_secs(10))).build().new_agent(),
+            bare: [(); 2].map(|()| config.new_agent()),
             bearer: bearer(),
             url: format!("{api}{PATH}"),
         }
     }
 
     fn call(&self, way: Way) {
-        let mut response = if way == Way::Storm {
-            self.storm.get(PATH).call().unwrap()
-        } else {
-            let request = self.bare.get(&self.url).header(AUTHORIZATION, self.bearer.clone());
-            request.header("ApplicationId", HeaderValue::from(APPLICATION_ID)).call().unwrap()
+        let mut response = match way {
+            Way::Storm => self.storm.get(PATH).call().unwrap(),
+            Way::Bare(which) => {
+                let request = self.bare[which].get(&self.url).header(AUTHORIZATION, self.bearer.clone());
+                request.header("ApplicationId", HeaderValue::from(APPLICATION_ID)).call().unwrap()
+            }
         };
         response.body_mut().read_to_vec().unwrap();
     }
