@@ -34,8 +34,8 @@ TOML
 
 # The processor time of what this script has run so far, in seconds: who else uses the machine does not change it.
 spent() {
-    awk 'NR == 2 { gsub("s", ""); split($1, user, "m"); split($2, system, "m")
-                   print int(60 * (user[1] + system[1]) + user[2] + system[2]) }' "$work/times"
+    awk 'NR == 2 { gsub("s", ""); split($1, user, "m"); split($2, kernel, "m")
+                   print int(60 * (user[1] + kernel[1]) + user[2] + kernel[2]) }' "$work/times"
 }
 
 # measure NAME: sets crates, seconds and bytes.

@@ -66,7 +66,7 @@ fn row<A: Adapter>(jump: Duration, times: usize) -> Vec<Figure> {
         figure(calls.len()),
         span(per_mille(&took, 500)),
         span(per_mille(&took, 990)),
-        if jump == UNTIL_REFRESH { span(late).bound("under 1 ms", late < BOUND) } else { span(late) },
+        span(late).bound_if(jump == UNTIL_REFRESH, "under 1 ms", late < BOUND),
         span(per_mille(&took, 1_000)),
         figure(expired).bound("0", expired == 0),
     ]

@@ -23,6 +23,11 @@ impl Figure {
         let verdict = if met { "met" } else { "MISSED" };
         Self { text: format!("{} ({bound}: {verdict})", self.text), missed: !met }
     }
+
+    /// The same, where the bound is one of this figure's case.
+    pub(crate) fn bound_if(self, applies: bool, bound: &str, met: bool) -> Self {
+        if applies { self.bound(bound, met) } else { self }
+    }
 }
 
 /// A figure as it is printed.
