@@ -38,7 +38,8 @@ pub fn measure(candidates: &[&'static Candidate], rounds: usize) -> Result<Vec<C
     let lifetime = Duration::from_secs(3_600);
     let endpoint = Endpoint::start(lifetime, Duration::ZERO);
     let setup = Setup { url: endpoint.url(), lifetime, budget: Budget::default() };
-    let contenders = candidates.iter().map(|candidate| candidate.start(&setup)).collect::<Result<Vec<_>, _>>()?;
+    let contenders =
+        candidates.iter().map(|candidate| candidate.start_with_token(&setup)).collect::<Result<Vec<_>, _>>()?;
 
     let nanos = threads().into_iter().map(|threads| medians(&contenders, threads, rounds)).collect::<Vec<_>>();
     let row = |(at, candidate): (usize, &&'static Candidate)| Cached {

@@ -35,7 +35,7 @@ fn under_callgrind(candidate: &Candidate) -> Result<f64, Error> {
 pub fn only(candidate: &Candidate, calls: u64) -> Result<(), Error> {
     let lifetime = Duration::from_secs(3_600);
     let endpoint = Endpoint::start(lifetime, Duration::ZERO);
-    let contender = candidate.start(&Setup { url: endpoint.url(), lifetime, budget: Budget::default() })?;
+    let contender = candidate.start_with_token(&Setup { url: endpoint.url(), lifetime, budget: Budget::default() })?;
     let _runtime = contender.enter();
     contender.run(WARM_UP);
     counted_calls(&*contender, calls);

@@ -55,8 +55,8 @@ pub fn measure(candidates: &[&'static Candidate]) -> Result<Vec<Outage>, Error> 
 fn one(candidate: &Candidate, trouble: Trouble) -> Result<(Calls, u64), Error> {
     let since = Instant::now();
     let endpoint = Endpoint::start(LIFETIME, Duration::ZERO);
-    let contender = candidate.start(&Setup { url: endpoint.url(), lifetime: LIFETIME, budget: Budget::default() })?;
-    contender.header()?;
+    let contender =
+        candidate.start_with_token(&Setup { url: endpoint.url(), lifetime: LIFETIME, budget: Budget::default() })?;
     endpoint.fail(trouble);
     let before = endpoint.attempts(trouble);
     sleep_until(since + FROM);

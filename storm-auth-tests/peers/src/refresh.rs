@@ -32,8 +32,8 @@ pub fn measure(candidates: &[&'static Candidate]) -> Result<Vec<Refresh>, Error>
 fn one(candidate: &'static Candidate) -> Result<Refresh, Error> {
     let endpoint = Endpoint::start(LIFETIME, ANSWER);
     // The documented limit is for lifetimes that are a hundred times as long.
-    let contender = candidate.start(&Setup { url: endpoint.url(), lifetime: LIFETIME, budget: Budget::unlimited() })?;
-    contender.header()?;
+    let contender =
+        candidate.start_with_token(&Setup { url: endpoint.url(), lifetime: LIFETIME, budget: Budget::unlimited() })?;
     let calls = Calls::until(Instant::now() + LASTS, &*contender);
     Ok(Refresh { name: candidate.name, calls, requests: endpoint.requests() })
 }

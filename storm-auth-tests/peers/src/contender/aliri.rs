@@ -36,7 +36,7 @@ impl Aliri {
         );
         let watcher =
             TokenWatcher::spawn_from_token_source(source.using_form_data(), NullJitter, ErrorBackoffConfig::default());
-        let watcher = runtime.ready(watcher)?;
+        let watcher = runtime.wait(watcher)?;
         Ok(Box::new(Self { watcher, _runtime: runtime }))
     }
 }

@@ -23,7 +23,7 @@ impl Huskarl {
         let runtime = Polled::new()?;
         let grant = ClientCredentialsGrant::builder()
             .client_id(CLIENT_ID)
-            .http_client(runtime.ready(ReqwestClient::builder().build())?)
+            .http_client(runtime.wait(ReqwestClient::builder().build())?)
             .client_auth(ClientSecret::new(ProvidedSecret::new(SecretString::new(CLIENT_SECRET))))
             .token_endpoint(setup.url.parse()?)
             .build();

@@ -19,7 +19,7 @@ impl Middle {
         let runtime = Polled::new()?;
         let builder = BasicClientCredentialAuthorizer::basic_builder(CLIENT_ID, CLIENT_SECRET, setup.url.parse()?)
             .refresh_tolerance(setup.margin());
-        let authorizer = runtime.ready(builder.build())?;
+        let authorizer = runtime.wait(builder.build())?;
         Ok(Box::new(Self { authorizer, _runtime: runtime }))
     }
 }

@@ -89,9 +89,18 @@ impl Candidate {
         Self { name, asks, start }
     }
 
-    /// Starts it. Those that ask in the background have a token then.
+    /// Starts it, without a token if it can.
     pub fn start(&self, setup: &Setup) -> Result<Box<dyn Contender>, Error> {
         (self.start)(setup)
+    }
+
+    /// Starts it and gets its first token.
+    pub fn start_with_token(&self, setup: &Setup) -> Result<Box<dyn Contender>, Error> {
+        let contender = self.start(setup)?;
+        let runtime = contender.enter();
+        contender.header()?;
+        drop(runtime);
+        Ok(contender)
     }
 
     /// The candidate of this name.

@@ -15,11 +15,17 @@ impl Polled {
         Ok(Self(Builder::new_multi_thread().worker_threads(1).enable_all().build()?))
     }
 
+    /// The output of a future that has to be waited for.
+    pub fn wait<F: Future>(&self, future: F) -> F::Output {
+        self.0.block_on(future)
+    }
+
     pub fn enter(&self) -> EnterGuard<'_> {
         self.0.enter()
     }
 
-    /// The future's output: at the first poll, where it is ready then, so that no runtime is measured with a cached token.
+    /// The future's output: at the first poll, where it is ready then, so that no runtime is measured with a cached token. The
+    /// calling thread has [entered](Self::enter) the runtime.
     pub fn ready<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
