@@ -42,6 +42,7 @@ impl Aliri {
 }
 
 impl Contender for Aliri {
+    #[inline]
     fn header(&self) -> Result<HeaderValue, Error> {
         bearer(self.watcher.token().access_token().as_str())
     }

@@ -73,6 +73,7 @@ impl Async {
 }
 
 impl Contender for Async {
+    #[inline]
     fn header(&self) -> Result<HeaderValue, Error> {
         bearer(&self.runtime.ready(self.token())?)
     }
@@ -110,6 +111,7 @@ impl Blocking {
 }
 
 impl Contender for Blocking {
+    #[inline]
     fn header(&self) -> Result<HeaderValue, Error> {
         bearer(&self.token()?)
     }

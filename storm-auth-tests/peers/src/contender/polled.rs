@@ -26,6 +26,7 @@ impl Polled {
 
     /// The future's output: at the first poll, where it is ready then, so that no runtime is measured with a cached token. The
     /// calling thread has [entered](Self::enter) the runtime.
+    #[inline]
     pub fn ready<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

@@ -46,6 +46,7 @@ impl Swapped {
 }
 
 impl Contender for Swapped {
+    #[inline]
     fn header(&self) -> Result<HeaderValue, Error> {
         let held = self.0.load();
         if Instant::now() < held.1 { Ok(held.0.clone()) } else { Err(expired()) }
@@ -84,6 +85,7 @@ impl PerThread {
 }
 
 impl Contender for PerThread {
+    #[inline]
     fn header(&self) -> Result<HeaderValue, Error> {
         if coarse(ClockId::MonotonicCoarse) >= self.end {
             return Err(expired());
@@ -120,6 +122,7 @@ impl Lanes {
 }
 
 impl Contender for Lanes {
+    #[inline]
     fn header(&self) -> Result<HeaderValue, Error> {
         let snapshot = self.0.load();
         if coarse(ClockId::MonotonicCoarse) >= snapshot.monotonic_end
@@ -148,6 +151,7 @@ impl Shared {
 }
 
 impl Contender for Shared {
+    #[inline]
     fn header(&self) -> Result<HeaderValue, Error> {
         Ok(self.0.clone())
     }

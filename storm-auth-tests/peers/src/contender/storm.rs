@@ -25,6 +25,7 @@ impl Async {
 }
 
 impl Contender for Async {
+    #[inline]
     fn header(&self) -> Result<HeaderValue, Error> {
         Ok(self.runtime.ready(self.tokens.header())?)
     }
@@ -49,6 +50,7 @@ impl Blocking {
 }
 
 impl Contender for Blocking {
+    #[inline]
     fn header(&self) -> Result<HeaderValue, Error> {
         Ok(self.0.header()?)
     }
