@@ -51,11 +51,11 @@ pub fn measure(candidates: &[&'static Candidate], rounds: usize) -> Result<Vec<C
 }
 
 fn medians(contenders: &[Box<dyn Contender>], threads: usize, rounds: usize) -> Vec<f64> {
-    let fill_a_slice = |contender: &Box<dyn Contender>| {
-        let nanos = slice(&**contender, threads, WARM_UP);
+    let fill_a_slice = |contender: &dyn Contender| {
+        let nanos = slice(contender, threads, WARM_UP);
         (SLICE.as_nanos() as f64 / nanos) as u64 + 1
     };
-    let calls: Vec<u64> = contenders.iter().map(fill_a_slice).collect();
+    let calls: Vec<u64> = contenders.iter().map(|contender| fill_a_slice(&**contender)).collect();
     let mut measured = vec![Vec::with_capacity(rounds); contenders.len()];
     for round in 0..rounds {
         for turn in 0..contenders.len() {

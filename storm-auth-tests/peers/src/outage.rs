@@ -15,6 +15,9 @@ const LIFETIME: Duration = Duration::from_secs(12);
 const FROM: Duration = Duration::from_millis(9_200);
 const TO: Duration = Duration::from_millis(11_600);
 
+/// How long they call.
+pub const LASTS: Duration = TO.saturating_sub(FROM);
+
 /// Contenders start this long after one another: no two are measured at once, and none starts while another is measured.
 const APART: Duration = Duration::from_secs(3);
 

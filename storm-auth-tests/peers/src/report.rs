@@ -9,7 +9,7 @@ use crate::cached::{Cached, threads};
 use crate::callers;
 use crate::cold::{self, Cold};
 use crate::contender::OURS;
-use crate::outage::{Outage, TROUBLES};
+use crate::outage::{self, Outage, TROUBLES};
 use crate::refresh::{self, Refresh};
 
 /// What a run has measured. What it was not asked for is empty.
@@ -85,7 +85,11 @@ impl Results {
     }
 
     fn outage_table(&self) -> String {
-        let title = format!("an outage of 2.4 s with a valid token whose refresh is due, {} callers", callers::CALLERS);
+        let title = format!(
+            "{} of an outage with a valid token whose refresh is due, {} callers",
+            span(outage::LASTS),
+            callers::CALLERS
+        );
         let mut head = Vec::new();
         for (trouble, _) in TROUBLES {
             head.extend(["errors", "of calls", "longest", "attempts"].map(|column| format!("{trouble}: {column}")));

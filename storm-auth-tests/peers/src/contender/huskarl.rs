@@ -1,4 +1,5 @@
-//! `huskarl`: a cache in memory over its client-credentials grant, without its random part of the refresh time.
+//! `huskarl`: a cache in memory over its client-credentials grant. It refreshes early where it is told to, and without the random
+//! part of the time, so that all refresh at the same time.
 
 use http::HeaderValue;
 use huskarl::cache::{GrantTokenSource, InMemoryRefreshTokenStore, InMemoryTokenCache, TokenSource as _};
@@ -32,8 +33,12 @@ impl Huskarl {
             .grant_parameters(ClientCredentialsGrantParameters::new())
             .refresh_store(InMemoryRefreshTokenStore::default())
             .build();
-        let cache =
-            InMemoryTokenCache::builder().source(source).expires_margin(setup.margin()).refresh_jitter(None).build();
+        let cache = InMemoryTokenCache::builder()
+            .source(source)
+            .refresh_ahead(setup.margin())
+            .expires_margin(setup.margin() / 8)
+            .refresh_jitter(None)
+            .build();
         Ok(Box::new(Self { cache, runtime }))
     }
 }
