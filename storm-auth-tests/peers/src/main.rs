@@ -52,7 +52,6 @@ fn main() -> Result<(), Error> {
         std::process::exit(0);
     }
     let results = measure(&arguments)?;
-    print!("{}", results.table());
     if let Some(path) = arguments.json {
         std::fs::write(path, format!("{:#}\n", results.object()))?;
     }
@@ -62,22 +61,22 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
+/// Measures, and prints each table as soon as it is there.
 fn measure(arguments: &Arguments) -> Result<Results, Error> {
     let candidates: Vec<_> = ALL.iter().collect();
     let mut results = Results::default();
-    eprintln!("cached call");
     results.cached = cached::measure(&candidates, arguments.rounds.unwrap_or(15).max(1))?;
     if arguments.instructions {
-        eprintln!("instructions");
         results.instructions = instructions::measure(&candidates)?;
     }
+    println!("{}", results.cached_table());
     if !arguments.cached_only {
-        eprintln!("refresh");
         results.refresh = refresh::measure(&candidates)?;
-        eprintln!("outage");
+        println!("{}", results.refresh_table());
         results.outage = outage::measure(&candidates)?;
-        eprintln!("cold start");
+        println!("{}", results.outage_table());
         results.cold = cold::measure(&candidates)?;
+        println!("{}", results.cold_table());
     }
     Ok(results)
 }

@@ -16,13 +16,12 @@ const BAR: u32 = 26;
 const NAMES: u32 = 170;
 const AROUND: u32 = 80;
 
-/// A panel for each number of threads, and a bar for each contender. The scale is logarithmic.
+/// A panel for each number of threads, and a bar for each contender. Bars begin at zero, and all panels have one scale.
 pub fn svg(results: &Results) -> Result<String, Error> {
     let rows: Vec<_> = results.cached.iter().rev().collect();
     let ratios: Vec<Vec<f64>> = rows.iter().map(|cached| results.ratios(cached)).collect();
-    let least = ratios.iter().flatten().copied().fold(0.5, f64::min) * 0.9;
     // Room for the figure behind the longest bar.
-    let most = ratios.iter().flatten().copied().fold(1.0, f64::max) * 2.0;
+    let most = ratios.iter().flatten().copied().fold(1.0, f64::max) * 1.1;
     let mut text = String::new();
     {
         let size = (NAMES + PANEL * threads().len() as u32, AROUND + BAR * rows.len() as u32);
@@ -39,11 +38,13 @@ pub fn svg(results: &Results) -> Result<String, Error> {
                 .margin(8)
                 .x_label_area_size(28)
                 .y_label_area_size(names)
-                .build_cartesian_2d((least..most).log_scale(), (0..rows.len()).into_segmented())?;
+                .build_cartesian_2d(0.0..most, (0..rows.len().saturating_sub(1)).into_segmented())?;
             chart
                 .configure_mesh()
                 .disable_y_mesh()
                 .light_line_style(TRANSPARENT)
+                .x_labels(6)
+                .x_label_formatter(&|ratio| format!("{ratio:.0}"))
                 .y_labels(rows.len())
                 .y_label_formatter(&|at| match at {
                     SegmentValue::CenterOf(at) => rows.get(*at).map_or("", |row| row.name).to_owned(),
@@ -51,14 +52,14 @@ pub fn svg(results: &Results) -> Result<String, Error> {
                 })
                 .draw()?;
             chart.draw_series(rows.iter().zip(&ratios).enumerate().map(|(at, (row, ratios))| {
-                let corners = [(least, SegmentValue::Exact(at)), (ratios[panel], SegmentValue::Exact(at + 1))];
+                let corners = [(0.0, SegmentValue::Exact(at)), (ratios[panel], SegmentValue::Exact(at + 1))];
                 let mut bar = Rectangle::new(corners, color(row.name).filled());
                 bar.set_margin(4, 4, 0, 0);
                 bar
             }))?;
             chart.draw_series(ratios.iter().enumerate().map(|(at, ratios)| {
-                let place = (ratios[panel] * 1.06, SegmentValue::CenterOf(at));
-                EmptyElement::at(place) + Text::new(format!("{:.1}", ratios[panel]), (0, -6), ("sans-serif", 12))
+                let place = (ratios[panel], SegmentValue::CenterOf(at));
+                EmptyElement::at(place) + Text::new(format!("{:.2}", ratios[panel]), (5, -6), ("sans-serif", 12))
             }))?;
         }
         root.present()?;

@@ -33,22 +33,8 @@ impl Results {
         self.instructions.iter().find(|(other, _)| *other == name).map(|(_, instructions)| *instructions)
     }
 
-    /// All of it as text.
-    pub fn table(&self) -> String {
-        let mut text = self.cached_table();
-        if !self.refresh.is_empty() {
-            text.push_str(&self.refresh_table());
-        }
-        if !self.outage.is_empty() {
-            text.push_str(&self.outage_table());
-        }
-        if !self.cold.is_empty() {
-            text.push_str(&self.cold_table());
-        }
-        text
-    }
-
-    fn cached_table(&self) -> String {
+    /// The cached call.
+    pub fn cached_table(&self) -> String {
         let mut head = Vec::new();
         for threads in threads() {
             head.extend([format!("ns, {threads} thr."), format!("x {OURS}")]);
@@ -66,7 +52,8 @@ impl Results {
         aligned("cached call, as a ready header: medians", head, self.cached.iter().map(row))
     }
 
-    fn refresh_table(&self) -> String {
+    /// Calls across refreshes.
+    pub fn refresh_table(&self) -> String {
         let title = format!(
             "calls across refreshes, {} callers, an endpoint that answers after {}",
             callers::CALLERS,
@@ -84,7 +71,8 @@ impl Results {
         aligned(&title, head.to_vec(), self.refresh.iter().map(row))
     }
 
-    fn outage_table(&self) -> String {
+    /// Calls in an outage.
+    pub fn outage_table(&self) -> String {
         let title = format!(
             "{} of an outage with a valid token whose refresh is due, {} callers",
             span(outage::LASTS),
@@ -107,7 +95,8 @@ impl Results {
         aligned(&title, head, self.outage.chunks(TROUBLES.len()).map(row))
     }
 
-    fn cold_table(&self) -> String {
+    /// The cold start.
+    pub fn cold_table(&self) -> String {
         let (callers, answer) = (cold::CALLERS, span(cold::ANSWER));
         let title = format!("{callers} callers without a token, an endpoint that answers 500 after {answer}");
         let head = ["failed", "requests", "all done after"].map(str::to_owned);
@@ -170,7 +159,7 @@ fn aligned(title: &str, mut head: Vec<String>, rows: impl Iterator<Item = Vec<St
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: Vec<_> = (0..rows[0].len()).map(width).collect();
-    let mut text = format!("\n{title}\n");
+    let mut text = format!("{title}\n");
     for row in &rows {
         let _ = write!(text, "{:<width$}", row[0], width = widths[0]);
         for (cell, width) in row.iter().zip(&widths).skip(1) {

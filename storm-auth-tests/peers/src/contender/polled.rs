@@ -2,10 +2,15 @@
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, EnterGuard, Runtime};
+use tokio::time::timeout;
 
 use super::Error;
+
+/// A call that waits longer is given up, as an error: a contender that hangs does not stop the run.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A runtime of the contender's own: what it has left running ends with it.
 pub struct Polled(Runtime);
@@ -24,14 +29,19 @@ impl Polled {
         self.0.enter()
     }
 
-    /// The future's output: at the first poll, where it is ready then, so that no runtime is measured with a cached token. The
+    /// What the future comes to: at the first poll, where it is ready then, so that no runtime is measured with a cached token. The
     /// calling thread has [entered](Self::enter) the runtime.
+    ///
+    /// # Errors
+    /// Its own, or that it took longer than [`PATIENCE`].
     #[inline]
-    pub fn ready<F: Future>(&self, future: F) -> F::Output {
+    pub fn ready<T, E: Into<Error>>(&self, future: impl Future<Output = Result<T, E>>) -> Result<T, Error> {
         let mut future = pin!(future);
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(output) => output,
-            Poll::Pending => self.0.block_on(future),
+            Poll::Ready(result) => result.map_err(Into::into),
+            Poll::Pending => {
+                self.0.block_on(async { timeout(PATIENCE, future).await.map_err(Error::from)?.map_err(Into::into) })
+            }
         }
     }
 }

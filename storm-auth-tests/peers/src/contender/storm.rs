@@ -27,7 +27,7 @@ impl Async {
 impl Contender for Async {
     #[inline]
     fn header(&self) -> Result<HeaderValue, Error> {
-        Ok(self.runtime.ready(self.tokens.header())?)
+        self.runtime.ready(self.tokens.header())
     }
 
     fn enter(&self) -> Option<EnterGuard<'_>> {
