@@ -64,8 +64,8 @@ fn main() -> Result<(), Error> {
 /// Measures, and prints each table as soon as it is there.
 fn measure(arguments: &Arguments) -> Result<Results, Error> {
     let candidates: Vec<_> = ALL.iter().collect();
-    let mut results = Results::default();
-    results.cached = cached::measure(&candidates, arguments.rounds.unwrap_or(15).max(1))?;
+    let cached = cached::measure(&candidates, arguments.rounds.unwrap_or(15).max(1))?;
+    let mut results = Results { cached, ..Results::default() };
     if arguments.instructions {
         results.instructions = instructions::measure(&candidates)?;
     }
