@@ -21,7 +21,7 @@ const HELP: &str = "\
 Measures storm-auth beside other ways to get a token, on loopback.
 
 storm-auth-peers [--rounds N] [--cached-only] [--instructions] [--json FILE] [--svg FILE]
-  --rounds N       slices of each contender's cached call (15)
+  --rounds N       slices of each contender's cached call (101)
   --cached-only    leave out what takes minutes: refresh, outage and cold start
   --instructions   count the instructions of a cached call too; needs valgrind
   --json FILE      write the figures
@@ -29,6 +29,8 @@ storm-auth-peers [--rounds N] [--cached-only] [--instructions] [--json FILE] [--
 
 storm-auth-peers --only NAME --calls N
   makes N cached calls of one contender, for callgrind: --toggle-collect='*counted_calls*'";
+
+const ROUNDS: usize = 101;
 
 #[derive(Default)]
 struct Arguments {
@@ -64,7 +66,7 @@ fn main() -> Result<(), Error> {
 /// Measures, and prints each table as soon as it is there.
 fn measure(arguments: &Arguments) -> Result<Results, Error> {
     let candidates: Vec<_> = ALL.iter().collect();
-    let cached = cached::measure(&candidates, arguments.rounds.unwrap_or(15).max(1))?;
+    let cached = cached::measure(&candidates, arguments.rounds.unwrap_or(ROUNDS).max(1))?;
     let mut results = Results { cached, ..Results::default() };
     if arguments.instructions {
         results.instructions = instructions::measure(&candidates)?;
