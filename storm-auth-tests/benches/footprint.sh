@@ -6,6 +6,7 @@
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
+host=$(rustc -vV | sed -n 's/^host: //p')
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
@@ -41,7 +42,7 @@ spent() {
 # measure NAME: sets crates, seconds and bytes.
 measure() {
     cd "$work/$1"
-    cargo fetch --quiet
+    cargo fetch --quiet --target "$host"
     crates=$(cargo tree --edges normal --prefix none --format '{p}' | grep -v "^$1 " | sed 's/ (.*//' | sort -u | wc -l)
     times > "$work/times"
     begun=$(spent)
