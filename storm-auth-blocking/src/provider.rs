@@ -57,10 +57,7 @@ impl TokenProvider {
     /// to come back.
     #[inline]
     pub fn token(&self) -> Result<Token, Error> {
-        match self.cached() {
-            Some(token) => Ok(token),
-            None => self.acquire(None),
-        }
+        self.call(None, Token::clone)
     }
 
     /// The same with a deadline of this call's own. The request that it may start goes on past it, for later callers.
@@ -68,10 +65,7 @@ impl TokenProvider {
     /// # Errors
     /// As [`token`](Self::token).
     pub fn token_within(&self, deadline: Duration) -> Result<Token, Error> {
-        match self.cached() {
-            Some(token) => Ok(token),
-            None => self.acquire(Some(deadline)),
-        }
+        self.call(Some(deadline), Token::clone)
     }
 
     /// A valid token as a ready `Authorization` value, marked sensitive: the cheapest way to a cached token.
@@ -80,10 +74,7 @@ impl TokenProvider {
     /// As [`token`](Self::token).
     #[inline]
     pub fn header(&self) -> Result<HeaderValue, Error> {
-        match self.cell.header(lane(), self.driver.clock()) {
-            Some(header) => Ok(header),
-            None => self.acquire(None).map(|token| token.header()),
-        }
+        self.call(None, Token::header)
     }
 
     /// Sets `Authorization` for a client of your own. When its answer rejects the token
@@ -178,8 +169,9 @@ impl TokenProvider {
     }
 
     #[inline]
-    fn cached(&self) -> Option<Token> {
-        self.cell.token(lane(), self.driver.clock())
+    fn call<T>(&self, deadline: Option<Duration>, read: impl Fn(&Token) -> T) -> Result<T, Error> {
+        let ask = || self.acquire(deadline).map(|token| read(&token));
+        self.cell.serve(lane(), self.driver.clock(), |token| Ok(read(token)), ask)
     }
 
     #[cold]

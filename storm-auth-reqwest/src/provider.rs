@@ -1,7 +1,9 @@
 //! The provider: tokens for one key, from the cell when they are cached.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
@@ -55,33 +57,24 @@ impl TokenProvider {
     /// # Errors
     /// No token can be had within the caller's deadline (30 s unless the builder says otherwise): [`Error`] says why, and when
     /// to come back.
-    pub async fn token(&self) -> Result<Token, Error> {
-        match self.cached() {
-            Some(token) => Ok(token),
-            None => Box::pin(self.acquire(None)).await,
-        }
+    pub fn token(&self) -> impl Future<Output = Result<Token, Error>> + Send {
+        Call { tokens: self, deadline: None, read: Token::clone, waiting: None }
     }
 
     /// The same with a deadline of this call's own. The request that it may start goes on past it, for later callers.
     ///
     /// # Errors
     /// As [`token`](Self::token).
-    pub async fn token_within(&self, deadline: Duration) -> Result<Token, Error> {
-        match self.cached() {
-            Some(token) => Ok(token),
-            None => Box::pin(self.acquire(Some(deadline))).await,
-        }
+    pub fn token_within(&self, deadline: Duration) -> impl Future<Output = Result<Token, Error>> + Send {
+        Call { tokens: self, deadline: Some(deadline), read: Token::clone, waiting: None }
     }
 
     /// A valid token as a ready `Authorization` value, marked sensitive: the cheapest way to a cached token.
     ///
     /// # Errors
     /// As [`token`](Self::token).
-    pub async fn header(&self) -> Result<HeaderValue, Error> {
-        match self.cell.header(lane(), self.driver.clock()) {
-            Some(header) => Ok(header),
-            None => Box::pin(self.acquire(None)).await.map(|token| token.header()),
-        }
+    pub fn header(&self) -> impl Future<Output = Result<HeaderValue, Error>> + Send {
+        Call { tokens: self, deadline: None, read: Token::header, waiting: None }
     }
 
     /// Sets `Authorization` for a client of your own. When its answer rejects the token
@@ -174,14 +167,33 @@ impl TokenProvider {
     pub(crate) fn abandon_replay(&self, token: TokenId, error: Option<AcquireError>) {
         self.driver.command(|machine, _| machine.note_abandoned_replay(token, error));
     }
+}
+
+/// A call for the token: ready at its first poll where the token is cached, and without an allocation.
+struct Call<'a, F> {
+    tokens: &'a TokenProvider,
+    deadline: Option<Duration>,
+    read: F,
+    waiting: Option<Acquire<'a>>,
+}
+
+type Acquire<'a> = Pin<Box<dyn Future<Output = Result<Token, AcquireError>> + Send + 'a>>;
+
+impl<F: Fn(&Token) -> T + Unpin, T> Future for Call<'_, F> {
+    type Output = Result<T, Error>;
 
     #[inline]
-    fn cached(&self) -> Option<Token> {
-        self.cell.token(lane(), self.driver.clock())
-    }
-
-    async fn acquire(&self, deadline: Option<Duration>) -> Result<Token, Error> {
-        Ok(self.driver.acquire(self.key, deadline).await?)
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { tokens, deadline, read, waiting } = self.get_mut();
+        let mut poll = |acquire: &mut Acquire<'_>| acquire.as_mut().poll(cx).map(|token| Ok(read(&token?)));
+        match waiting {
+            Some(acquire) => poll(acquire),
+            None => {
+                let hit = |token: &Token| Poll::Ready(Ok(read(token)));
+                let miss = || poll(waiting.insert(Box::pin(tokens.driver.acquire(tokens.key, *deadline))));
+                tokens.cell.serve(lane(), tokens.driver.clock(), hit, miss)
+            }
+        }
     }
 }
 

@@ -69,24 +69,34 @@ impl Cell {
     /// number, whatever its range.
     #[inline]
     pub fn header(&self, lane: usize, clocks: impl CoarseClocks) -> Option<HeaderValue> {
-        self.read(lane, clocks, Token::header)
+        self.serve(lane, clocks, |token| Some(token.header()), || None)
     }
 
     /// The cached token; `None` when this caller has to ask the board.
     #[inline]
     pub fn token(&self, lane: usize, clocks: impl CoarseClocks) -> Option<Token> {
-        self.read(lane, clocks, Token::clone)
+        self.serve(lane, clocks, |token| Some(token.clone()), || None)
     }
 
+    /// What `hit` makes of the cached token, or `miss` where this caller has to ask the board. A header is made where it is
+    /// wanted this way: moving it twice takes as long as cloning it.
     #[inline(always)]
-    fn read<T>(&self, lane: usize, clocks: impl CoarseClocks, clone: impl FnOnce(&Token) -> T) -> Option<T> {
+    pub fn serve<T>(
+        &self,
+        lane: usize,
+        clocks: impl CoarseClocks,
+        hit: impl FnOnce(&Token) -> T,
+        miss: impl FnOnce() -> T,
+    ) -> T {
         let published = self.published.load();
-        let snapshot = published.as_ref()?;
-        let tick = clocks.tick();
-        if snapshot.tick.load(Ordering::Relaxed) != tick && !snapshot.serves(tick, clocks.coarse()) {
-            return None;
+        if let Some(snapshot) = published.as_ref() {
+            let tick = clocks.tick();
+            if snapshot.tick.load(Ordering::Relaxed) == tick || snapshot.serves(tick, clocks.coarse()) {
+                return hit(&snapshot.lanes[lane & (snapshot.lanes.len() - 1)]);
+            }
         }
-        Some(clone(&snapshot.lanes[lane & (snapshot.lanes.len() - 1)]))
+        drop(published);
+        miss()
     }
 
     /// Publishes what the machine says now. To be called under the board's lock, and after every `acquire` even when nothing
