@@ -1,9 +1,12 @@
 //! The cached call: its time on one thread and on several, and its allocations.
 
-use std::sync::Barrier;
+use std::hint::spin_loop;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use storm_auth_reqwest::Budget;
 
 use crate::allocations;
@@ -22,7 +25,7 @@ const COUNTED: u64 = 1_000;
 /// A contender's cached call.
 pub struct Cached {
     pub name: &'static str,
-    /// Nanoseconds per call, for each number of threads.
+    /// Nanoseconds per call, for each number of threads. Not a number, where so many threads never ran at the same time.
     pub nanos: Vec<f64>,
     /// Allocations per call.
     pub allocations: f64,
@@ -30,7 +33,7 @@ pub struct Cached {
 
 /// The numbers of threads that are measured: no more than there are processors.
 pub fn threads() -> Vec<usize> {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let processors = processors().count();
     [1, 2, 4].into_iter().filter(|threads| *threads <= processors).collect()
 }
 
@@ -53,7 +56,7 @@ pub fn measure(candidates: &[&'static Candidate], rounds: usize) -> Result<Vec<C
 
 fn medians(contenders: &[Box<dyn Contender>], threads: usize, rounds: usize) -> Vec<f64> {
     let fill_a_slice = |contender: &dyn Contender| {
-        let nanos = slice(contender, threads, WARM_UP);
+        let nanos = nanos_per_call(&spans(contender, threads, WARM_UP), WARM_UP);
         (SLICE.as_nanos() as f64 / nanos) as u64 + 1
     };
     let calls: Vec<u64> = contenders.iter().map(|contender| fill_a_slice(&**contender)).collect();
@@ -61,28 +64,66 @@ fn medians(contenders: &[Box<dyn Contender>], threads: usize, rounds: usize) -> 
     for round in 0..rounds {
         for turn in 0..contenders.len() {
             let at = (round + turn) % contenders.len();
-            measured[at].push(slice(&*contenders[at], threads, calls[at]));
+            let spans = spans(&*contenders[at], threads, calls[at]);
+            // On a busy machine the threads may run one after another, and share nothing then.
+            if together(&spans) {
+                measured[at].push(nanos_per_call(&spans, calls[at]));
+            }
         }
     }
     measured.into_iter().map(median).collect()
 }
 
-/// Nanoseconds per call, of threads that all start at once and make so many calls each.
-fn slice(contender: &dyn Contender, threads: usize, calls: u64) -> f64 {
-    let barrier = Barrier::new(threads);
-    let caller = || {
+/// What a call took on each thread, of so many calls on each.
+fn nanos_per_call(spans: &[Range<Instant>], calls: u64) -> f64 {
+    let nanos: u128 = spans.iter().map(|span| (span.end - span.start).as_nanos()).sum();
+    nanos as f64 / (spans.len() as u64 * calls) as f64
+}
+
+/// When each thread began and ended. Each has a processor of its own, and none sleeps before the start: on a busy machine they would
+/// hardly ever run at the same time else.
+fn spans(contender: &dyn Contender, threads: usize, calls: u64) -> Vec<Range<Instant>> {
+    let ready = AtomicUsize::new(0);
+    let caller = |processor| {
+        // Where it may not be, only the figures for several threads are in danger, and say so.
+        let _ = sched_setaffinity(None, &processor);
         let _runtime = contender.enter();
         contender.run(WARM_UP);
-        barrier.wait();
-        let since = Instant::now();
+        ready.fetch_add(1, Ordering::Relaxed);
+        while ready.load(Ordering::Relaxed) < threads {
+            spin_loop();
+        }
+        let start = Instant::now();
         contender.run(calls);
-        since.elapsed().as_nanos()
+        start..Instant::now()
     };
-    let nanos: u128 = thread::scope(|scope| {
-        let callers: Vec<_> = (0..threads).map(|_| scope.spawn(caller)).collect();
-        callers.into_iter().map(|caller| caller.join().expect("a cached call does not panic")).sum()
-    });
-    nanos as f64 / (threads as u64 * calls) as f64
+    thread::scope(|scope| {
+        let caller = &caller;
+        let callers: Vec<_> =
+            processors().take(threads).map(|processor| scope.spawn(move || caller(processor))).collect();
+        callers.into_iter().map(|caller| caller.join().expect("a cached call does not panic")).collect()
+    })
+}
+
+/// The processors that this process may run on, each as a set of its own.
+fn processors() -> impl Iterator<Item = CpuSet> {
+    let all = sched_getaffinity(None).unwrap_or_default();
+    (0..CpuSet::MAX_CPU).filter(move |number| all.is_set(*number)).map(|number| {
+        let mut one = CpuSet::new();
+        one.set(number);
+        one
+    })
+}
+
+/// Whether all threads ran for most of the time that any of them ran.
+fn together(spans: &[Range<Instant>]) -> bool {
+    let starts = || spans.iter().map(|span| span.start);
+    let ends = || spans.iter().map(|span| span.end);
+    let (Some(first), Some(all), Some(one), Some(last)) = (starts().min(), starts().max(), ends().min(), ends().max())
+    else {
+        return false;
+    };
+    one.saturating_duration_since(all) * 3 >= (last - first) * 2
 }
 
 fn allocations_per_call(contender: &dyn Contender) -> f64 {
@@ -91,7 +132,8 @@ fn allocations_per_call(contender: &dyn Contender) -> f64 {
     allocations::during(|| contender.run(COUNTED)) as f64 / COUNTED as f64
 }
 
+/// Not a number, where there are no values.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
