@@ -102,7 +102,7 @@ impl Token {
     }
 
     /// The value of an `Authorization` header, `Bearer` included, ready and marked sensitive.
-    #[inline]
+    #[inline(never)]
     pub fn header(&self) -> HeaderValue {
         self.0.header.clone()
     }
