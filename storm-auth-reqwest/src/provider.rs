@@ -182,7 +182,7 @@ type Acquire<'a> = Pin<Box<dyn Future<Output = Result<Token, AcquireError>> + Se
 impl<F: Fn(&Token) -> T + Unpin, T> Future for Call<'_, F> {
     type Output = Result<T, Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { tokens, deadline, read, waiting } = self.get_mut();
         let mut poll = |acquire: &mut Acquire<'_>| acquire.as_mut().poll(cx).map(|token| Ok(read(&token?)));

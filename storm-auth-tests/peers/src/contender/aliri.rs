@@ -42,7 +42,7 @@ impl Aliri {
 }
 
 impl Contender for Aliri {
-    #[inline]
+    #[inline(always)]
     fn header(&self) -> Result<HeaderValue, Error> {
         bearer(self.watcher.token().access_token().as_str())
     }

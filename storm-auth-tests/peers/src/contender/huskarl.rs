@@ -45,7 +45,7 @@ impl Huskarl {
 
 impl Contender for Huskarl {
     /// What its `HttpAuthorizer` does for a bearer token, without the map of headers around it.
-    #[inline]
+    #[inline(always)]
     fn header(&self) -> Result<HeaderValue, Error> {
         let mut header = self.runtime.ready(self.cache.token())?.access_token().expose_header_value()?;
         header.set_sensitive(true);

@@ -26,7 +26,7 @@ impl Middle {
 
 impl Contender for Middle {
     /// As its own HTTP client takes it.
-    #[inline]
+    #[inline(always)]
     fn header(&self) -> Result<HeaderValue, Error> {
         Ok(Arc::unwrap_or_clone(self.authorizer.authorization_header()?))
     }

@@ -61,7 +61,7 @@ impl Moka {
 type FetchFailed = oauth2::basic::BasicRequestTokenError<oauth2::HttpClientError<reqwest::Error>>;
 
 impl Contender for Moka {
-    #[inline]
+    #[inline(always)]
     fn header(&self) -> Result<HeaderValue, Error> {
         bearer(&self.runtime.ready(self.token())?)
     }

@@ -73,7 +73,7 @@ impl Async {
 }
 
 impl Contender for Async {
-    #[inline]
+    #[inline(always)]
     fn header(&self) -> Result<HeaderValue, Error> {
         bearer(&self.runtime.ready(self.token())?)
     }
@@ -111,7 +111,7 @@ impl Blocking {
 }
 
 impl Contender for Blocking {
-    #[inline]
+    #[inline(always)]
     fn header(&self) -> Result<HeaderValue, Error> {
         bearer(&self.token()?)
     }

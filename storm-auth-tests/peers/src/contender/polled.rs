@@ -34,7 +34,7 @@ impl Polled {
     ///
     /// # Errors
     /// Its own, or that it took longer than [`PATIENCE`].
-    #[inline]
+    #[inline(always)]
     pub fn ready<T, E: Into<Error>>(&self, future: impl Future<Output = Result<T, E>>) -> Result<T, Error> {
         let mut future = pin!(future);
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

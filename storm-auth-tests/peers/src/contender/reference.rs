@@ -46,7 +46,7 @@ impl Swapped {
 }
 
 impl Contender for Swapped {
-    #[inline]
+    #[inline(always)]
     fn header(&self) -> Result<HeaderValue, Error> {
         let held = self.0.load();
         if Instant::now() < held.1 { Ok(held.0.clone()) } else { Err(expired()) }
@@ -85,7 +85,7 @@ impl PerThread {
 }
 
 impl Contender for PerThread {
-    #[inline]
+    #[inline(always)]
     fn header(&self) -> Result<HeaderValue, Error> {
         if coarse(ClockId::MonotonicCoarse) >= self.end {
             return Err(expired());
@@ -122,7 +122,7 @@ impl Lanes {
 }
 
 impl Contender for Lanes {
-    #[inline]
+    #[inline(always)]
     fn header(&self) -> Result<HeaderValue, Error> {
         let snapshot = self.0.load();
         if coarse(ClockId::MonotonicCoarse) >= snapshot.monotonic_end
@@ -151,7 +151,7 @@ impl Shared {
 }
 
 impl Contender for Shared {
-    #[inline]
+    #[inline(always)]
     fn header(&self) -> Result<HeaderValue, Error> {
         Ok(self.0.clone())
     }

@@ -25,7 +25,7 @@ impl Async {
 }
 
 impl Contender for Async {
-    #[inline]
+    #[inline(always)]
     fn header(&self) -> Result<HeaderValue, Error> {
         self.runtime.ready(self.tokens.header())
     }
@@ -50,7 +50,7 @@ impl Blocking {
 }
 
 impl Contender for Blocking {
-    #[inline]
+    #[inline(always)]
     fn header(&self) -> Result<HeaderValue, Error> {
         Ok(self.0.header()?)
     }
