@@ -3,6 +3,7 @@
 //! [`read_response`] sorts every answer into one [`Outcome`]. It takes the forms that servers really send, refuses those that
 //! would be guesses, and lets no text through that shows a secret.
 
+use core::cell::OnceCell;
 use core::fmt;
 use core::time::Duration;
 
@@ -372,7 +373,7 @@ pub fn read_response(response: &Response<ResponseBody>, secrets: &[&[u8]], unix_
     Answer { outcome: Outcome::Refused(refusal), retry_after: wait, diagnostics }
 }
 
-fn grant(members: &Members<'_>, veil: &Veil, diagnostics: &mut Vec<Diagnostic>) -> Result<Grant, Malformed> {
+fn grant(members: &Members<'_>, veil: &Veil<'_>, diagnostics: &mut Vec<Diagnostic>) -> Result<Grant, Malformed> {
     let access_token = access_token(members).map_err(Malformed::AccessToken)?;
     match members.raw(Member::TokenType) {
         None => diagnostics.push(Diagnostic::TokenTypeMissing),
@@ -443,7 +444,7 @@ fn refusal(
     response: &Response<ResponseBody>,
     members: Option<Members<'_>>,
     problem: Option<Malformed>,
-    veil: &Veil,
+    veil: &Veil<'_>,
 ) -> Refusal {
     let status = response.status();
     let code = members.as_ref().and_then(|members| members.text(Member::Error));
@@ -480,7 +481,7 @@ fn class(status: StatusCode, error: Option<&str>) -> Class {
 }
 
 /// Where a redirect points, without what may be secret in it.
-fn location(headers: &HeaderMap, veil: &Veil) -> Option<String> {
+fn location(headers: &HeaderMap, veil: &Veil<'_>) -> Option<String> {
     let shown: String = headers
         .get(header::LOCATION)?
         .as_bytes()
@@ -718,7 +719,14 @@ pub(crate) fn clear_text(text: &str, secrets: &[&[u8]]) -> String {
 ///
 /// A secret is known again as it is, form-encoded as it was sent, percent-encoded in any other way, and without those of its
 /// characters that a text cannot show. Looking costs the same whatever the secrets: a search per byte of the text.
-struct Veil {
+struct Veil<'s> {
+    secrets: Vec<&'s [u8]>,
+    /// Woven for the first text: most answers have none, and a token is long.
+    spellings: OnceCell<Spellings>,
+}
+
+/// How secrets may be spelled in a text.
+struct Spellings {
     /// All runs of [`WINDOW`] bytes, sorted.
     windows: Zeroizing<Vec<u64>>,
     /// The secrets that have no such run.
@@ -731,10 +739,39 @@ const WINDOW: usize = 8;
 /// blot out every vowel for the sake of a secret that cannot be told from them.
 const REMNANT: usize = 4;
 
-impl Veil {
-    fn over<'s>(secrets: impl Iterator<Item = &'s [u8]>) -> Self {
+impl<'s> Veil<'s> {
+    fn over(secrets: impl Iterator<Item = &'s [u8]>) -> Self {
+        Self { secrets: secrets.filter(|secret| !secret.is_empty()).collect(), spellings: OnceCell::new() }
+    }
+
+    /// The text's allowed characters, without the secrets.
+    fn clear(&self, text: &str, allowed: fn(u8) -> bool) -> String {
+        let text = filtered(text.as_bytes(), allowed);
+        if text.is_empty() {
+            return String::new();
+        }
+        let spellings = self.spellings.get_or_init(|| Spellings::of(&self.secrets));
+        let hidden = spellings.hidden(&text);
+        let mut shown = String::with_capacity(text.len());
+        for (at, byte) in text.iter().enumerate() {
+            match hidden[at] {
+                false => shown.push(char::from(*byte)),
+                true if at == 0 || !hidden[at - 1] => shown.push_str("[redacted]"),
+                true => {}
+            }
+        }
+        // A secret may be spelled like the mark, or like the mark and its neighbours.
+        if spellings.hidden(shown.as_bytes()).contains(&true) {
+            return String::new();
+        }
+        shown
+    }
+}
+
+impl Spellings {
+    fn of(secrets: &[&[u8]]) -> Self {
         let mut spellings: Vec<Zeroizing<Vec<u8>>> = Vec::new();
-        for secret in secrets.filter(|secret| !secret.is_empty()) {
+        for &secret in secrets {
             spellings.push(Zeroizing::new(secret.to_vec()));
             let mut encoded = Zeroizing::new(Vec::with_capacity(secret.len() * 3));
             encoded.extend(form_urlencoded::byte_serialize(secret).flat_map(str::bytes));
@@ -753,25 +790,6 @@ impl Veil {
         windows.extend(long.iter().flat_map(|spelling| spelling.windows(WINDOW)).map(number));
         windows.sort_unstable();
         Self { windows, short }
-    }
-
-    /// The text's allowed characters, without the secrets.
-    fn clear(&self, text: &str, allowed: fn(u8) -> bool) -> String {
-        let text = filtered(text.as_bytes(), allowed);
-        let hidden = self.hidden(&text);
-        let mut shown = String::with_capacity(text.len());
-        for (at, byte) in text.iter().enumerate() {
-            match hidden[at] {
-                false => shown.push(char::from(*byte)),
-                true if at == 0 || !hidden[at - 1] => shown.push_str("[redacted]"),
-                true => {}
-            }
-        }
-        // A secret may be spelled like the mark, or like the mark and its neighbours.
-        if self.hidden(shown.as_bytes()).contains(&true) {
-            return String::new();
-        }
-        shown
     }
 
     /// Which bytes of a text belong to a secret.
