@@ -228,14 +228,19 @@ fn cold<A: Adapter>(name: &str, failing: Failing) -> Vec<Figure> {
     }));
     let errors = calls.iter().filter(|call| call.error.is_some()).count();
     let longest = span(calls.iter().map(|call| call.took).max().unwrap());
-    let within = calls.iter().all(|call| call.took <= ANSWER_TIME + ANSWER_TIME / 2);
+    // After a throttle a slot is free before the callers' deadlines, so they wait for it (R36), and it is asked once more. What is
+    // over the answer's own time otherwise is the way there and back, and waking them.
+    let (bound, most, requests) = match failing {
+        Failing::Status429 => ("at most 30 s", Duration::from_secs(DEADLINE), 2),
+        _ => ("at most 150 ms", ANSWER_TIME + ANSWER_TIME / 2, 1),
+    };
+    let within = calls.iter().all(|call| call.took <= most);
     let sent = adapter.counters().requests;
     vec![
         figure(format!("{}, {name}", A::NAME)),
         figure(errors).bound(&COLD_CALLERS.to_string(), errors == COLD_CALLERS),
         figure(say_when(&calls)).bound("all", say_when(&calls) == errors),
-        // What is over the answer's own time is the way there and back, and waking them.
-        longest.bound("at most 150 ms", within),
-        figure(sent).bound("1", sent == 1),
+        longest.bound(bound, within),
+        figure(sent).bound(&format!("at most {requests}"), sent <= requests),
     ]
 }
