@@ -44,7 +44,7 @@ impl Driver {
         store: Option<Arc<dyn TokenStore>>,
         on_event: Option<Arc<OnEvent>>,
     ) -> Arc<Self> {
-        let lanes = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
+        let lanes = std::thread::available_parallelism().map_or(1, usize::from);
         let board = Mutex::new(Board::new(machine, lanes));
         let transport = PerProcess::new(Arc::new(transport), process::id());
         Arc::new(Self { board, clock, transport, store, on_event })

@@ -37,18 +37,20 @@ impl SystemClocks for System {
     /// The kernel moves both coarse clocks at once.
     #[inline]
     fn tick() -> u64 {
-        nanos(ClockId::MonotonicCoarse)
+        nanos(ClockId::MonotonicCoarse) as u64
     }
 }
 
+/// A time before the origin counts as the origin: a machine without a clock battery may wake up in 1969.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn now(mono: ClockId, unix: ClockId) -> Now {
-    Now::from_millis(nanos(mono) / 1_000_000, nanos(unix) / 1_000_000)
+    let millis = |clock| nanos(clock).max(0) as u64 / 1_000_000;
+    Now::from_millis(millis(mono), millis(unix))
 }
 
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 #[inline]
-fn nanos(clock: ClockId) -> u64 {
+fn nanos(clock: ClockId) -> i64 {
     let at = clock_gettime(clock);
     driver::whole_nanos(at.tv_sec, at.tv_nsec)
 }

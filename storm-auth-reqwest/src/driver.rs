@@ -65,7 +65,7 @@ impl Driver {
         store: Option<Arc<dyn TokenStore>>,
         on_event: Option<Arc<OnEvent>>,
     ) -> Arc<Self> {
-        let lanes = thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
+        let lanes = thread::available_parallelism().map_or(1, usize::from);
         let board = Mutex::new(Board::new(machine, lanes));
         let process = process::id();
         let hang_up = PerProcess::new(Arc::new(watch::Sender::new(())), process);

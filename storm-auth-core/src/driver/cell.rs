@@ -13,6 +13,9 @@ use crate::token::Token;
 /// How far a coarse clock may lag behind the fine one: a tick of the slowest kernel timer in use, 100 Hz, and some more.
 const COARSE_LAG: Duration = Duration::from_millis(16);
 
+/// The most lanes that a cell has. More threads share them.
+const LANES: usize = 8;
+
 /// What a [`Tick`](CoarseClocks::tick) that was never read is.
 const NEVER: u64 = u64::MAX;
 
@@ -47,8 +50,9 @@ pub struct Cell {
 
 #[derive(Debug)]
 struct Snapshot {
-    /// The same token, each with a reference count of its own. A power of two of them, never none.
-    lanes: Box<[Token]>,
+    /// The same token, as many of them with a reference count of their own as the cell has lanes. In place, and of a constant
+    /// number, so that a reader finds its own in one step.
+    lanes: [Token; LANES],
     /// From here on nobody reads it. Earlier than the machine's own by what a coarse clock may lag.
     hard: Moment,
     /// From here on one caller asks the machine, while all others are served. Never later than `hard`.
@@ -62,7 +66,7 @@ struct Snapshot {
 
 impl Cell {
     pub(super) fn new(lanes: usize) -> Self {
-        Self { lanes: lanes.clamp(1, 64).next_power_of_two(), published: ArcSwapOption::empty() }
+        Self { lanes: lanes.clamp(1, LANES), published: ArcSwapOption::empty() }
     }
 
     /// The cached token as a ready header; `None` when this caller has to ask the board. `lane` is the calling thread's
@@ -92,7 +96,7 @@ impl Cell {
         if let Some(snapshot) = published.as_ref() {
             let tick = clocks.tick();
             if snapshot.tick.load(Ordering::Relaxed) == tick || snapshot.serves(tick, clocks.coarse()) {
-                return hit(&snapshot.lanes[lane & (snapshot.lanes.len() - 1)]);
+                return hit(&snapshot.lanes[lane % LANES]);
             }
         }
         drop(published);
@@ -116,7 +120,7 @@ impl Cell {
                 snapshot.give_back();
             }
             _ => self.published.store(Some(Arc::new(Snapshot {
-                lanes: (1..self.lanes).map(|_| token.another_lane()).chain([token.clone()]).collect(),
+                lanes: self.lanes_of(&token),
                 hard,
                 look_mono: AtomicU64::new(look.mono.as_millis()),
                 look_unix: AtomicU64::new(look.unix.as_millis()),
@@ -124,6 +128,11 @@ impl Cell {
                 tick: AtomicU64::new(NEVER),
             }))),
         }
+    }
+
+    fn lanes_of(&self, token: &Token) -> [Token; LANES] {
+        let own: Vec<_> = (1..self.lanes).map(|_| token.another_lane()).chain([token.clone()]).collect();
+        core::array::from_fn(|lane| own[lane % self.lanes].clone())
     }
 
     /// Lets the next reader ask the board, although the machine says nothing new.

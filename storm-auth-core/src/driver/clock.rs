@@ -22,11 +22,10 @@ pub trait SystemClocks {
     }
 }
 
-/// What `clock_gettime` says, in nanoseconds, in which a kernel counts in 64 bits too. A time before the origin counts as the
-/// origin: a machine without a clock battery may wake up in 1969.
+/// What `clock_gettime` says in nanoseconds, in which a kernel counts in 64 bits too. Negative before the clock's origin.
 #[inline]
-pub fn whole_nanos(seconds: i64, nanos: i64) -> u64 {
-    seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos).max(0) as u64
+pub fn whole_nanos(seconds: i64, nanos: i64) -> i64 {
+    seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
 }
 
 /// Where a provider reads the time: the system's clocks, or for tests [movable](Clock::movable) ones.

@@ -92,7 +92,7 @@ fn is_owed(op: &StoreOp) -> bool {
 }
 
 impl<W> Board<W> {
-    /// A board over a machine. `lanes` is how many copies of a header the threads share: about one per core.
+    /// A board over a machine. `lanes` is how many copies of a header the threads share: one per core, and no more than eight.
     pub fn new(machine: Machine, lanes: usize) -> Self {
         Self {
             machine,

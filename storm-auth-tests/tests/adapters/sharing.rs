@@ -135,9 +135,11 @@ fn r75_a_store_that_fails_is_done_without_and_told_once<A: Adapter>() {
     A::advance(&clock, Duration::from_secs(70));
     let shared = A::token(&tokens).unwrap();
     until("it says so", || events.seen().iter().any(|event| matches!(event, Event::StoreRecovered)));
-    let other = Setup::<A>::at(&emulator).store(&store, 2).clock(&clock).tokens();
-    until("it is shared", || A::status(&tokens).keys[0].activity == Activity::Idle);
-    assert_eq!(A::token(&other).unwrap().expose(), shared.expose());
+    // The token before it may have been told to the store first, by an operation that was on its way when the store came back.
+    until("it is shared", || {
+        let other = Setup::<A>::at(&emulator).store(&store, 2).clock(&clock).tokens();
+        A::token(&other).unwrap().expose() == shared.expose()
+    });
 }
 
 fn r75_a_store_that_hangs_costs_a_second_and_no_caller_its_token<A: Adapter>() {
