@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime};
 
+use storm_auth_core::Event;
 use storm_auth_core::store::{StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
-use storm_auth_core::{Event, machine::Activity};
 use storm_auth_tests::emulator::{At, Emulator, Endpoint, Fault};
 use storm_auth_tests::memory_store::MemoryStore;
 
