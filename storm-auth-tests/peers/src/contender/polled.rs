@@ -38,7 +38,8 @@ impl Polled {
     pub fn ready<T, E: Into<Error>>(&self, future: impl Future<Output = Result<T, E>>) -> Result<T, Error> {
         let mut future = pin!(future);
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => result.map_err(Into::into),
+            Poll::Ready(Ok(value)) => Ok(value),
+            Poll::Ready(Err(error)) => Err(error.into()),
             Poll::Pending => {
                 self.0.block_on(async { timeout(PATIENCE, future).await.map_err(Error::from)?.map_err(Into::into) })
             }
