@@ -137,7 +137,7 @@ pub(super) struct Judge {
     asked: BTreeMap<OpId, Asked>,
     group: Limiter,
     limited: bool,
-    /// The shortest wait after a throttle that names none.
+    /// The shortest wait after a throttle that names none: that of a refresh.
     slot: u64,
     stale: u64,
     gates: Vec<Gate>,
@@ -201,7 +201,7 @@ impl Judge {
             asked: BTreeMap::new(),
             group,
             limited: scenario.budget.is_some(),
-            slot: interval * 3 / 4,
+            slot: interval * 3 / 5,
             stale: scenario.stale.min(300 * SECOND),
             gates: Vec::new(),
             closed: false,
