@@ -31,9 +31,12 @@ use crate::transport::Transport;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct StormClient {
-    agent: Arc<ApiAgent>,
-    api: Arc<Api>,
+pub struct StormClient(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    agent: ApiAgent,
+    api: Api,
     tokens: TokenProvider,
 }
 
@@ -49,19 +52,28 @@ impl StormClient {
             Some(theirs) => ApiAgent::Theirs(theirs),
             None => ApiAgent::Ours(PerProcess::new(api_agent(&api), process::id())),
         };
-        Self { agent: Arc::new(agent), api: Arc::new(api), tokens }
+        Self(Arc::new(Parts { agent, api, tokens }))
     }
 
+    /// The agent to send with, which asks the system for the process.
     fn agent(&self) -> ureq::Agent {
-        match &*self.agent {
-            ApiAgent::Ours(agent) => agent.get(process::id(), |_| api_agent(&self.api)),
+        match &self.0.agent {
+            ApiAgent::Ours(agent) => agent.get(process::id(), |_| api_agent(&self.0.api)),
+            ApiAgent::Theirs(agent) => agent.clone(),
+        }
+    }
+
+    /// An agent to build a request with.
+    fn settings(&self) -> ureq::Agent {
+        match &self.0.agent {
+            ApiAgent::Ours(agent) => agent.latest(),
             ApiAgent::Theirs(agent) => agent.clone(),
         }
     }
 
     /// The tokens behind the calls.
     pub fn tokens(&self) -> &TokenProvider {
-        &self.tokens
+        &self.0.tokens
     }
 
     /// A GET. `path` is appended to the API base; a whole URL is taken when its origin is a configured one.
@@ -91,7 +103,7 @@ impl StormClient {
 
     /// Any other method; see [`get`](Self::get).
     pub fn request(&self, method: Method, path: impl AsRef<str>) -> StormRequest {
-        let inner = self.api.target(path.as_ref()).and_then(|url| uri(&url)).map(|uri| {
+        let inner = self.0.api.target(path.as_ref()).and_then(|url| uri(&url)).map(|uri| {
             let mut request = Request::new(());
             *request.method_mut() = method;
             *request.uri_mut() = uri;
@@ -105,8 +117,8 @@ impl StormClient {
     /// # Errors
     /// As [`TokenProvider::token`].
     pub fn authorize(&self, headers: &mut HeaderMap) -> Result<TokenId, Error> {
-        let token = self.tokens.token()?;
-        self.api.authorize(headers, token.header(), None);
+        let token = self.0.tokens.token()?;
+        self.0.api.authorize(headers, token.header(), None);
         Ok(token.id())
     }
 }
@@ -122,6 +134,7 @@ enum ApiAgent {
 /// Where one of the APIs is plain http it takes no proxy that the environment names, which would read the bearer.
 fn api_agent(api: &Api) -> ureq::Agent {
     let config = ureq::Agent::config_builder().max_redirects(0).timeout_connect(Some(Duration::from_secs(10)));
+    let config = config.http_status_as_error(false); // or `exchange` sets it for each request
     if api.has_plain_http() { config.proxy(None) } else { config }.build().new_agent()
 }
 
@@ -180,10 +193,20 @@ impl StormRequest {
     /// # }
     /// ```
     pub fn with(
+        self,
+        set: impl FnOnce(ConfigBuilder<HttpCrateScope<()>>) -> ConfigBuilder<HttpCrateScope<()>>,
+    ) -> Self {
+        let Self { storm, inner, application_id } = self.configure(set);
+        // It may have put another one in its place.
+        let inner = inner.and_then(|request| storm.0.api.check(&request.uri().to_string()).map(|()| request));
+        Self { storm, inner, application_id }
+    }
+
+    fn configure(
         mut self,
         set: impl FnOnce(ConfigBuilder<HttpCrateScope<()>>) -> ConfigBuilder<HttpCrateScope<()>>,
     ) -> Self {
-        self.inner = self.inner.map(|request| set(self.storm.agent().configure_request(request)).build());
+        self.inner = self.inner.map(|request| set(self.storm.settings().configure_request(request)).build());
         self
     }
 
@@ -191,7 +214,7 @@ impl StormRequest {
     pub fn timeout(self, span: Duration) -> Self {
         // ureq adds it to an `Instant`, which panics past the clock's end.
         let span = span.min(Transport::LONGEST);
-        self.with(|config| config.timeout_global(Some(span)))
+        self.configure(|config| config.timeout_global(Some(span)))
     }
 
     /// The application id of this request alone.
@@ -212,7 +235,7 @@ impl StormRequest {
         match self.inner.as_ref().map(Request::method) {
             // These have a body, be it empty.
             Ok(&Method::POST | &Method::PUT | &Method::PATCH) => self.send([]),
-            _ => self.exchange(|storm, request| storm.agent().run(request), true),
+            _ => self.exchange(|agent, request| agent.run(request), true),
         }
     }
 
@@ -221,7 +244,7 @@ impl StormRequest {
     /// # Errors
     /// As [`call`](Self::call).
     pub fn send(self, body: impl AsRef<[u8]>) -> Result<Response<Body>, Error> {
-        self.exchange(|storm, request| storm.agent().run(request.map(|()| body.as_ref())), true)
+        self.exchange(|agent, request| agent.run(request.map(|()| body.as_ref())), true)
     }
 
     /// Sends it with a JSON body; see [`call`](Self::call).
@@ -252,8 +275,8 @@ impl StormRequest {
     pub fn send_once(self, body: impl AsSendBody) -> Result<Response<Body>, Error> {
         let mut body = Some(body);
         self.exchange(
-            |storm, request| match body.take() {
-                Some(body) => storm.agent().run(request.map(|()| body)),
+            |agent, request| match body.take() {
+                Some(body) => agent.run(request.map(|()| body)),
                 None => unreachable!("a body that cannot be repeated is sent once"),
             },
             false,
@@ -269,31 +292,35 @@ impl StormRequest {
     /// One authorised request, or two when the first token is rejected and the body can be repeated.
     fn exchange(
         self,
-        mut run: impl FnMut(&StormClient, Request<()>) -> Result<Response<Body>, ureq::Error>,
+        mut run: impl FnMut(&ureq::Agent, Request<()>) -> Result<Response<Body>, ureq::Error>,
         repeatable: bool,
     ) -> Result<Response<Body>, Error> {
         let Self { storm, inner, application_id } = self;
-        let StormClient { api, tokens, .. } = &storm;
-        // Whatever the agent's own setting: an answer of any status is an answer.
-        let mut request = storm.agent().configure_request(inner?).http_status_as_error(false).build();
-        // `with` may have put another one in its place.
-        api.target(&request.uri().to_string())?;
+        let (agent, Parts { api, tokens, .. }) = (storm.agent(), &*storm.0);
+        let mut request = inner?;
+        // Whatever is set, an answer of any status is an answer. To configure a request copies all settings into it.
+        if agent.config().http_status_as_error() || !request.extensions().is_empty() {
+            request = agent.configure_request(request).http_status_as_error(false).build();
+        }
         let token = tokens.token()?;
-        let mut again = request.clone();
+        let spare = repeatable.then(|| request.clone());
         api.authorize(request.headers_mut(), token.header(), application_id);
-        let once_more = (repeatable && request.method().is_safe()).then(|| request.clone());
-        let response = match (run(&storm, request), once_more) {
-            (Err(error), Some(once_more)) if broke_off(&error) => run(&storm, once_more)?,
+        let response = match (run(&agent, request), &spare) {
+            (Err(error), Some(spare)) if broke_off(&error) && spare.method().is_safe() => {
+                let mut once_more = spare.clone();
+                api.authorize(once_more.headers_mut(), token.header(), application_id);
+                run(&agent, once_more)?
+            }
             (result, _) => result?,
         };
         if !api.rejects_token(response.get_uri(), response.status(), response.headers()) {
             return Ok(response);
         }
         tokens.invalidate(token.id());
-        if !repeatable {
+        let Some(mut again) = spare else {
             tokens.abandon_replay(token.id(), None);
             return Ok(response);
-        }
+        };
         let other = match tokens.token() {
             Ok(other) => other,
             Err(error) => {
@@ -302,7 +329,7 @@ impl StormRequest {
             }
         };
         api.authorize(again.headers_mut(), other.header(), application_id);
-        let response = run(&storm, again)?;
+        let response = run(&agent, again)?;
         if api.rejects_token(response.get_uri(), response.status(), response.headers()) {
             tokens.invalidate(other.id());
         }

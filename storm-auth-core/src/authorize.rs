@@ -41,16 +41,28 @@ impl Api {
     /// # Errors
     /// A URL of an origin that is not configured, or something that is neither a path nor a URL.
     pub fn target(&self, path_or_url: &str) -> Result<String, ConfigError> {
-        let is_url = path_or_url.split_once("://").is_some_and(|(scheme, _)| {
-            !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
-        });
+        let rest = path_or_url.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        let is_url = rest.len() < path_or_url.len() && rest.starts_with("://");
         let target = if is_url { path_or_url.to_owned() } else { self.urls[0].join(path_or_url) };
-        check_target(&target)?;
-        let uri: Uri = target
+        self.check(&target)?;
+        Ok(target)
+    }
+
+    /// Whether a URL is taken as it is: for one that [`target`](Self::target) made and that others have had since.
+    ///
+    /// # Errors
+    /// As [`target`](Self::target).
+    pub fn check(&self, url: &str) -> Result<(), ConfigError> {
+        // Nearly all are like this, and what follows takes longer than all else that is done for a call.
+        if self.urls.iter().any(|api| api.is_base_of(url)) && is_plain(url) {
+            return Ok(());
+        }
+        check_spelling(url)?;
+        let uri: Uri = url
             .parse()
             .map_err(|_| ConfigError::new(Field::Target, "not a URL; give a path like /commerce/1.1/products"))?;
         match self.allows(&uri) {
-            true => Ok(target),
+            true => Ok(()),
             false => Err(ConfigError::new(
                 Field::Target,
                 "not a configured API; the bearer goes only to those, so name this one with api_url beside the base",
@@ -80,25 +92,47 @@ impl Api {
         headers.insert(AUTHORIZATION, bearer);
         if let Some(id) = application_id {
             headers.insert(&self.application_header, HeaderValue::from(id));
-        } else if let (Some(id), false) = (self.application_id, headers.contains_key(&self.application_header)) {
-            headers.insert(&self.application_header, HeaderValue::from(id));
+        } else if let Some(id) = self.application_id {
+            headers.entry(&self.application_header).or_insert_with(|| HeaderValue::from(id));
         }
     }
 }
 
+/// Whether there is nothing in a URL to look at closely: it has the characters of RFC 3986 (3.3 and 3.4) alone, no fragment, no
+/// segment that begins like `.` or `%2e`, and a length that every client takes.
+fn is_plain(url: &str) -> bool {
+    let is_usual =
+        |byte: u8| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'!' | b'$'..=b';' | b'=' | b'?' | b'@' | b'_' | b'~');
+    url.len() <= 2_048
+        && url.bytes().all(is_usual)
+        && !url.as_bytes().windows(2).any(|pair| matches!(pair, b"/." | b"/%"))
+}
+
 /// HTTP clients differ in what they make of these, and some let a path climb out of the API's base. So they are refused: what
 /// is sent is what was written.
-fn check_target(target: &str) -> Result<(), ConfigError> {
-    if target.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'\\') {
+fn check_spelling(url: &str) -> Result<(), ConfigError> {
+    if url.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'\\') {
         return Err(ConfigError::new(
             Field::Target,
             "a space, a backslash or a non-ASCII character; percent-encode it",
         ));
     }
-    let path = target.split(['?', '#']).next().unwrap_or_default();
-    let is_dots = |segment: &str| matches!(&*segment.to_ascii_lowercase().replace("%2e", "."), "." | "..");
-    match path.split('/').any(is_dots) {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    match path.split('/').any(|segment| is_dots(segment.as_bytes())) {
         true => Err(ConfigError::new(Field::Target, "a . or .. segment; write the path without it")),
         false => Ok(()),
+    }
+}
+
+/// Whether a segment is `.` or `..`.
+fn is_dots(segment: &[u8]) -> bool {
+    after_dot(segment).is_some_and(|rest| rest.is_empty() || after_dot(rest).is_some_and(<[u8]>::is_empty))
+}
+
+/// What follows a dot, which may be percent-encoded.
+fn after_dot(text: &[u8]) -> Option<&[u8]> {
+    match text {
+        [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => Some(rest),
+        _ => None,
     }
 }

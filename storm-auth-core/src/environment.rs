@@ -262,10 +262,14 @@ impl ApiUrl {
 
     /// The base with a path (and query) appended. A path always stays below the base: `@host` or `//host` does not leave it.
     pub(crate) fn join(&self, path: &str) -> String {
-        match path.starts_with('/') {
-            true => format!("{}{path}", self.base),
-            false => format!("{}/{path}", self.base),
-        }
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        [&*self.base, slash, path].concat()
+    }
+
+    /// Whether a URL is this base, to the byte, with a path appended.
+    pub(crate) fn is_base_of(&self, url: &str) -> bool {
+        // The slash ends the host.
+        url.strip_prefix(&*self.base).is_some_and(|path| path.starts_with('/'))
     }
 }
 

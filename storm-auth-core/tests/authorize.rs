@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "what the tests share stands outside of their functions")]
 
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use proptest::prelude::*;
+use proptest::{collection::vec, sample::select};
 use storm_auth_core::{Api, Credentials, Environment, Field, Settings, Token};
 
 fn settings() -> Settings {
@@ -52,6 +54,50 @@ fn r45_a_path_is_appended_to_the_base_and_a_url_is_taken_from_a_configured_origi
     }
     // Dots are a segment only as a whole, and only in the path.
     assert!(api.target("/a..b/...?x=/../y#/../").is_ok());
+}
+
+#[test]
+fn r45_a_target_that_is_too_long_for_a_uri_is_refused() {
+    let api = api(settings().api_url("https://api.example"));
+    for length in [2_048, 2_049, 65_534] {
+        let target = format!("https://api.example/{}", "a".repeat(length - 20));
+        assert_eq!(api.target(&target).unwrap().len(), length);
+    }
+    assert_eq!(api.target(&"a".repeat(65_535 - 20)).unwrap_err().field(), Field::Target);
+}
+
+/// What is taken, said at length: each character, each segment, and then the origin.
+fn is_taken(api: &Api, url: &str) -> bool {
+    let path = url.split(['?', '#']).next().unwrap();
+    url.chars().all(|character| character.is_ascii_graphic() && character != '\\')
+        && path.split('/').all(|segment| !matches!(&*segment.to_ascii_lowercase().replace("%2e", "."), "." | ".."))
+        && url.parse().is_ok_and(|uri| api.allows(&uri))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, max_shrink_iters: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn r45_a_target_is_taken_as_each_of_its_parts_is(
+        start in select(vec![
+            "", "https://api.example", "https://api.example/base", "HTTPS://API.example:443", "https://second.example:8443",
+            "http://api.example", "https://elsewhere.example", "https://", "https:", "//", "1+-.x://", "_://",
+        ]),
+        middle in vec(select("/ / /. /.. /%2e /%2E%2e . %2e %2E %2f %25 % ? # : @ ; , & = + ~ a Z 0 å \\ | ^ [ ] { } < > ` \" ' \u{7f}".split(' ').collect::<Vec<_>>()), 0..10),
+        end in prop_oneof![Just(String::new()), "[ -~]{0,3}", any::<String>()],
+    ) {
+        let api = api(settings().api_url("https://api.example/base/").api_url("https://second.example:8443"));
+        let given = format!("{start}{}{end}", middle.concat());
+        let is_url = given.split_once("://").is_some_and(|(scheme, _)| {
+            !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+        });
+        let slash = if given.starts_with('/') { "" } else { "/" };
+        let url = if is_url { given.clone() } else { format!("https://api.example/base{slash}{given}") };
+        let taken = is_taken(&api, &url).then_some(url.clone());
+        prop_assert_eq!(api.target(&given).ok(), taken.clone());
+        prop_assert_eq!(api.check(&url).is_ok(), taken.is_some());
+        prop_assert_eq!(api.check(&given).is_ok(), is_taken(&api, &given));
+    }
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Uri, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Method, header::CONTENT_LENGTH};
 use reqwest::{RequestBuilder, Response, redirect};
 use storm_auth_core::driver::PerProcess;
+use storm_auth_core::wire::challenge::rejects_token;
 use storm_auth_core::{Api, TokenId};
 
 use crate::builder::Builder;
@@ -29,9 +30,12 @@ use crate::provider::TokenProvider;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct StormClient {
-    http: Arc<ApiClient>,
-    api: Arc<Api>,
+pub struct StormClient(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    http: ApiClient,
+    api: Api,
     tokens: TokenProvider,
 }
 
@@ -47,22 +51,31 @@ impl StormClient {
             Some(theirs) => ApiClient::Theirs(theirs),
             None => ApiClient::Ours(PerProcess::new(api_client(&api)?, process::id())),
         };
-        Ok(Self { http: Arc::new(http), api: Arc::new(api), tokens })
+        Ok(Self(Arc::new(Parts { http, api, tokens })))
     }
 
+    /// The client to send with, which asks the system for the process.
     fn http(&self) -> reqwest::Client {
-        match &*self.http {
+        match &self.0.http {
             // What could be built once can be built again; if not, the parent's is better than none.
             ApiClient::Ours(http) => {
-                http.get(process::id(), |parents| api_client(&self.api).unwrap_or_else(|_| parents.clone()))
+                http.get(process::id(), |parents| api_client(&self.0.api).unwrap_or_else(|_| parents.clone()))
             }
+            ApiClient::Theirs(http) => http.clone(),
+        }
+    }
+
+    /// A client to build a request with.
+    fn settings(&self) -> reqwest::Client {
+        match &self.0.http {
+            ApiClient::Ours(http) => http.latest(),
             ApiClient::Theirs(http) => http.clone(),
         }
     }
 
     /// The tokens behind the calls.
     pub fn tokens(&self) -> &TokenProvider {
-        &self.tokens
+        &self.0.tokens
     }
 
     /// A GET. `path` is appended to the API base; a whole URL is taken when its origin is a configured one.
@@ -92,11 +105,8 @@ impl StormClient {
 
     /// Any other method; see [`get`](Self::get).
     pub fn request(&self, method: Method, path: impl AsRef<str>) -> StormRequest {
-        let inner = match self.api.target(path.as_ref()) {
-            Ok(url) => Ok(self.http().request(method, url)),
-            Err(error) => Err(error.into()),
-        };
-        StormRequest { storm: self.clone(), inner, application_id: None }
+        let target = self.0.api.target(path.as_ref()).map_err(Error::from);
+        StormRequest { storm: self.clone(), method, target, inner: None, application_id: None }
     }
 
     /// Sets `Authorization` and the application id for a client of your own, which then has to mind where it sends them.
@@ -104,8 +114,8 @@ impl StormClient {
     /// # Errors
     /// As [`TokenProvider::token`].
     pub async fn authorize(&self, headers: &mut HeaderMap) -> Result<TokenId, Error> {
-        let token = self.tokens.token().await?;
-        self.api.authorize(headers, token.header(), None);
+        let token = self.0.tokens.token().await?;
+        self.0.api.authorize(headers, token.header(), None);
         Ok(token.id())
     }
 }
@@ -131,8 +141,10 @@ fn broke_off(error: &reqwest::Error) -> bool {
 }
 
 fn rejects(api: &Api, response: &Response) -> bool {
-    let uri = response.url().as_str().parse::<Uri>();
-    uri.is_ok_and(|uri| api.rejects_token(&uri, response.status(), response.headers()))
+    let (status, headers) = (response.status(), response.headers());
+    // Hardly one does, so the URL is read last: that takes long.
+    rejects_token(status, headers)
+        && response.url().as_str().parse().is_ok_and(|uri| api.rejects_token(&uri, status, headers))
 }
 
 /// One API request, to be sent with [`send`](Self::send).
@@ -140,7 +152,10 @@ fn rejects(api: &Api, response: &Response) -> bool {
 #[must_use = "a request does nothing until it is sent"]
 pub struct StormRequest {
     storm: StormClient,
-    inner: Result<RequestBuilder, Error>,
+    method: Method,
+    target: Result<String, Error>,
+    /// What was made of it, where something was.
+    inner: Option<RequestBuilder>,
     application_id: Option<u64>,
 }
 
@@ -153,7 +168,10 @@ impl StormRequest {
     /// # }
     /// ```
     pub fn with(mut self, set: impl FnOnce(RequestBuilder) -> RequestBuilder) -> Self {
-        self.inner = self.inner.map(set);
+        if let Ok(target) = &self.target {
+            let plain = || self.storm.settings().request(self.method.clone(), target);
+            self.inner = Some(set(self.inner.unwrap_or_else(plain)));
+        }
         self
     }
 
@@ -199,31 +217,42 @@ impl StormRequest {
     /// # Errors
     /// A malformed request or target, no token, or an API call that brought no answer.
     pub async fn send(self) -> Result<Response, Error> {
-        let Self { storm, inner, application_id } = self;
-        let (http, StormClient { api, tokens, .. }) = (storm.http(), &storm);
-        let mut request = inner?.build()?;
-        // `with` may have moved it.
-        api.target(request.url().as_str())?;
-        // These have a body, be it empty, and servers want to know its length.
-        if matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) && request.body().is_none() {
-            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(0));
+        let Self { storm, method, target, inner, application_id } = self;
+        let (http, Parts { api, tokens, .. }) = (storm.http(), &*storm.0);
+        let target = target?;
+        let is_plain = inner.is_none();
+        let build = |inner: Option<RequestBuilder>| {
+            let mut request = inner.unwrap_or_else(|| http.request(method.clone(), &target)).build()?;
+            // These have a body, be it empty, and servers want to know its length.
+            if matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) && request.body().is_none() {
+                request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(0));
+            }
+            Ok::<_, reqwest::Error>(request)
+        };
+        let mut request = build(inner)?;
+        // `with` may have moved it, and reqwest may spell it otherwise.
+        if request.url().as_str() != target {
+            api.check(request.url().as_str())?;
         }
         let token = tokens.token().await?;
-        let spare = request.try_clone();
+        // To clone a request takes longer than all else that is done here, so one that can be built again is.
+        let spare = if is_plain { None } else { request.try_clone() };
+        let repeat = || if is_plain { build(None).ok() } else { spare.as_ref()?.try_clone() };
+        let is_safe = request.method().is_safe();
         api.authorize(request.headers_mut(), token.header(), application_id);
-        let response = match (http.execute(request).await, &spare) {
-            (Err(error), Some(spare)) if broke_off(&error) && spare.method().is_safe() => {
-                let mut once_more = spare.try_clone().expect("what was cloned once can be cloned again");
+        let response = match http.execute(request).await {
+            Err(error) if is_safe && broke_off(&error) => {
+                let mut once_more = repeat().ok_or(error)?;
                 api.authorize(once_more.headers_mut(), token.header(), application_id);
                 http.execute(once_more).await?
             }
-            (result, _) => result?,
+            result => result?,
         };
         if !rejects(api, &response) {
             return Ok(response);
         }
         tokens.invalidate(token.id());
-        let Some(mut again) = spare else {
+        let Some(mut again) = repeat() else {
             tokens.abandon_replay(token.id(), None);
             return Ok(response);
         };

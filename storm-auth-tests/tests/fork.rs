@@ -297,16 +297,18 @@ fn a_connection_to_the_api_that_the_parent_keeps<A: Adapter>() {
         })
     };
     let call = |storm: &A::Client| {
-        let answer = A::call(storm, get("/")).unwrap();
-        assert_eq!(answer.status, StatusCode::OK);
-        // The one that answers is the process that asks.
-        assert_eq!(String::from_utf8(answer.body).unwrap(), std::process::id().to_string());
+        for call in [get("/"), get("/").header("x-trace", "abc")] {
+            let answer = A::call(storm, call).unwrap();
+            assert_eq!(answer.status, StatusCode::OK);
+            // The one that answers is the process that asks.
+            assert_eq!(String::from_utf8(answer.body).unwrap(), std::process::id().to_string());
+        }
     };
-    let serving = keep(3);
+    let serving = keep(6);
     call(&storm);
     in_a_child(|| {
         // Not over the parent's connection: its thread would answer.
-        let serving = keep(2);
+        let serving = keep(4);
         call(&storm);
         // A connection of its own is kept.
         call(&storm);

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 /// let pool = PerProcess::new("of the parent", 17);
 /// assert_eq!(pool.get(17, |_| unreachable!()), "of the parent");
 /// assert_eq!(pool.own(18), None);
+/// assert_eq!(pool.latest(), "of the parent");
 /// assert_eq!(pool.get(18, |_| "of the child"), "of the child");
 /// assert_eq!(pool.get(18, |_| unreachable!()), "of the child");
 /// ```
@@ -35,6 +36,11 @@ impl<T: Clone> PerProcess<T> {
         made.1.clone()
     }
 
+    /// What was made last, by whichever process: to copy settings from, not to use.
+    pub fn latest(&self) -> T {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
     /// What `process` has, if it has its own already.
     pub fn own(&self, process: u32) -> Option<T> {
         let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,8 +62,9 @@ mod tests {
     fn r54_each_process_makes_its_own_once() {
         let pool = PerProcess::new("of the parent", 17);
         assert_eq!((pool.get(17, |_| "made again"), pool.own(17)), ("of the parent", Some("of the parent")));
-        assert_eq!(pool.own(18), None);
+        assert_eq!((pool.own(18), pool.latest()), (None, "of the parent"));
         assert_eq!(pool.get(18, |_| "of the child"), "of the child");
+        assert_eq!(pool.latest(), "of the child");
         assert_eq!((pool.get(18, |_| "made again"), pool.own(18)), ("of the child", Some("of the child")));
         assert_eq!(format!("{pool:?}"), "PerProcess { .. }");
     }

@@ -6,7 +6,9 @@ use http::{HeaderMap, Method, header};
 use storm_auth_core::{Credentials, Event, KeyStatus, Scope, Settings, machine::Activity};
 use storm_auth_tests::emulator::{Emulator, Endpoint, Fault, Limiter, SCOPE};
 
-use crate::face::{Adapter, Call, Events, PATIENCE, Payload, Setup, arrived, credentials, get, pass, request, until};
+use crate::face::{
+    Adapter, Call, Events, OverUreq, PATIENCE, Payload, Setup, arrived, credentials, get, pass, request, until,
+};
 
 both!(
     r1_the_token_request_on_the_wire,
@@ -201,6 +203,20 @@ fn r41_an_answer_of_any_status_is_an_answer<A: Adapter>() {
     }
     // None of them costs a token or is sent again.
     assert_eq!((emulator.token_requests(), emulator.api_requests()), (2, 24));
+}
+
+/// Also where ureq was told otherwise for this call, or to time it.
+#[test]
+fn r41_an_answer_of_any_status_is_an_answer_whatever_ureq_is_told() {
+    let emulator = Emulator::start();
+    emulator.fail(Endpoint::Api, Fault::status(404));
+    for setup in [Setup::<OverUreq>::at(&emulator), Setup::at(&emulator).own_api_client()] {
+        let storm = setup.client();
+        let told = storm.get("/").with(|config| config.http_status_as_error(true));
+        for call in [told, storm.get("/").timeout(PATIENCE)] {
+            assert_eq!(call.call().unwrap().status(), 404);
+        }
+    }
 }
 
 fn r57_every_header_that_carries_a_token_is_sensitive<A: Adapter>() {

@@ -4,7 +4,7 @@ use http::{StatusCode, header};
 use storm_auth_tests::emulator::{Emulator, Endpoint, Fault};
 
 use crate::{
-    face::{Adapter, Setup, get, request},
+    face::{Adapter, OverReqwest, OverUreq, Setup, block_on, get, request},
     peers::Elsewhere,
 };
 
@@ -65,6 +65,44 @@ fn r45_a_further_origin_can_be_configured<A: Adapter>() {
     // A path goes to the first one.
     A::call(&storm, get("/q")).unwrap_err();
     assert_eq!((emulator.api_requests(), other.api_requests()), (0, 2));
+}
+
+/// `with` can put another request in a call's place, which is each HTTP crate's own.
+#[test]
+fn r45_a_call_that_was_moved_elsewhere_is_refused_over_reqwest() {
+    let (emulator, elsewhere) = (Emulator::start(), Elsewhere::start());
+    let storm = Setup::<OverReqwest>::at(&emulator).client();
+    let client = reqwest::Client::new();
+    let move_to = |url: String| block_on(storm.get("/p").with(|_| client.get(url)).header("x-trace", "abc").send());
+    for url in [elsewhere.url(), format!("{}0/", emulator.api_url())] {
+        let error = move_to(url).unwrap_err();
+        assert!(error.is_configuration() && !error.is_api(), "{error:?}");
+    }
+    elsewhere.assert_untouched();
+    assert_eq!((emulator.api_requests(), emulator.token_requests()), (0, 0));
+    let answer = move_to(format!("{}/q", emulator.api_url())).unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(emulator.recorded(Endpoint::Api)[0].uri, "/q");
+}
+
+#[test]
+fn r45_a_call_that_was_moved_elsewhere_is_refused_over_ureq() {
+    let (emulator, elsewhere) = (Emulator::start(), Elsewhere::start());
+    let storm = Setup::<OverUreq>::at(&emulator).client();
+    let agent = ureq::Agent::new_with_defaults();
+    let move_to = |url: String| {
+        let other = http::Request::get(url).body(()).unwrap();
+        storm.get("/p").with(|_| agent.configure_request(other)).header("x-trace", "abc").call()
+    };
+    for url in [elsewhere.url(), format!("{}0/", emulator.api_url())] {
+        let error = move_to(url).unwrap_err();
+        assert!(error.is_configuration() && !error.is_api(), "{error:?}");
+    }
+    elsewhere.assert_untouched();
+    assert_eq!((emulator.api_requests(), emulator.token_requests()), (0, 0));
+    let answer = move_to(format!("{}/q", emulator.api_url())).unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(emulator.recorded(Endpoint::Api)[0].uri, "/q");
 }
 
 fn r45_a_redirect_of_the_api_is_an_answer<A: Adapter>() {
