@@ -20,6 +20,7 @@ use crate::wire::challenge::rejects_token;
 /// assert_eq!(api.target("/commerce/1.1/products?top=3")?, "https://api.lab.storm.io/commerce/1.1/products?top=3");
 /// assert_eq!(api.target("search?next=https://a.example")?, "https://api.lab.storm.io/search?next=https://a.example");
 /// assert!(api.target("https://elsewhere.example/").is_err());
+/// assert!(api.check("https://elsewhere.example/").is_err());
 /// # Ok::<(), storm_auth_core::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
