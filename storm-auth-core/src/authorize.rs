@@ -77,9 +77,9 @@ impl Api {
     }
 
     /// Whether an answer from this URI rejects the bearer that was sent (R39). One that a redirect led elsewhere does not: the
-    /// bearer was not for that host to judge.
-    pub fn rejects_token(&self, uri: &Uri, status: StatusCode, headers: &HeaderMap) -> bool {
-        rejects_token(status, headers) && self.allows(uri)
+    /// bearer was not for that host to judge. Hardly one does, so the URI is looked at last: to read one from a text takes long.
+    pub fn rejects_token(&self, uri: impl TryInto<Uri>, status: StatusCode, headers: &HeaderMap) -> bool {
+        rejects_token(status, headers) && uri.try_into().is_ok_and(|uri| self.allows(&uri))
     }
 
     /// Whether a configured API is plain http: then no proxy that the user did not name may see what is sent there.

@@ -118,6 +118,22 @@ impl Now {
         Self { mono: Mono(mono), unix: Unix(unix) }
     }
 
+    /// Both clocks, in nanoseconds as a kernel counts them. A time before the origin of a clock counts as its origin: a machine
+    /// without a clock battery may wake up in 1969.
+    ///
+    /// ```
+    /// use storm_auth_core::Now;
+    ///
+    /// assert_eq!(Now::from_nanos(1_999_999, 5_000_000), Now::from_millis(1, 5));
+    /// assert_eq!(Now::from_nanos(0, -86_400_000_000_000), Now::from_millis(0, 0));
+    /// ```
+    pub const fn from_nanos(mono: i64, unix: i64) -> Self {
+        const fn millis(nanos: i64) -> u64 {
+            if nanos < 0 { 0 } else { nanos as u64 / 1_000_000 }
+        }
+        Self::from_millis(millis(mono), millis(unix))
+    }
+
     /// The moment that lies `span` after this one on both clocks.
     pub fn after(self, span: Duration) -> Moment {
         Moment { mono: self.mono + span, unix: self.unix + span }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, header::CONTENT_LENGTH};
 use reqwest::{RequestBuilder, Response, redirect};
 use storm_auth_core::driver::PerProcess;
-use storm_auth_core::wire::challenge::rejects_token;
 use storm_auth_core::{Api, TokenId};
 
 use crate::builder::Builder;
@@ -141,10 +140,7 @@ fn broke_off(error: &reqwest::Error) -> bool {
 }
 
 fn rejects(api: &Api, response: &Response) -> bool {
-    let (status, headers) = (response.status(), response.headers());
-    // Hardly one does, so the URL is read last: that takes long.
-    rejects_token(status, headers)
-        && response.url().as_str().parse().is_ok_and(|uri| api.rejects_token(&uri, status, headers))
+    api.rejects_token(response.url().as_str(), response.status(), response.headers())
 }
 
 /// One API request, to be sent with [`send`](Self::send).
@@ -220,7 +216,7 @@ impl StormRequest {
         let Self { storm, method, target, inner, application_id } = self;
         let (http, Parts { api, tokens, .. }) = (storm.http(), &*storm.0);
         let target = target?;
-        let is_plain = inner.is_none();
+        let untouched = inner.is_none();
         let build = |inner: Option<RequestBuilder>| {
             let mut request = inner.unwrap_or_else(|| http.request(method.clone(), &target)).build()?;
             // These have a body, be it empty, and servers want to know its length.
@@ -236,8 +232,8 @@ impl StormRequest {
         }
         let token = tokens.token().await?;
         // To clone a request takes longer than all else that is done here, so one that can be built again is.
-        let spare = if is_plain { None } else { request.try_clone() };
-        let repeat = || if is_plain { build(None).ok() } else { spare.as_ref()?.try_clone() };
+        let spare = if untouched { None } else { request.try_clone() };
+        let repeat = || if untouched { build(None).ok() } else { spare.as_ref()?.try_clone() };
         let is_safe = request.method().is_safe();
         api.authorize(request.headers_mut(), token.header(), application_id);
         let response = match http.execute(request).await {

@@ -27,11 +27,11 @@ pub struct System;
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 impl SystemClocks for System {
     fn fine() -> Now {
-        now(ClockId::Monotonic, ClockId::Realtime)
+        Now::from_nanos(nanos(ClockId::Monotonic), nanos(ClockId::Realtime))
     }
 
     fn coarse() -> Now {
-        now(ClockId::MonotonicCoarse, ClockId::RealtimeCoarse)
+        Now::from_nanos(nanos(ClockId::MonotonicCoarse), nanos(ClockId::RealtimeCoarse))
     }
 
     /// The kernel moves both coarse clocks at once.
@@ -41,18 +41,12 @@ impl SystemClocks for System {
     }
 }
 
-/// A time before the origin counts as the origin: a machine without a clock battery may wake up in 1969.
-#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-fn now(mono: ClockId, unix: ClockId) -> Now {
-    let millis = |clock| nanos(clock).max(0) as u64 / 1_000_000;
-    Now::from_millis(millis(mono), millis(unix))
-}
-
+/// A kernel counts in 64 bits itself, so no time that it tells overflows.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 #[inline]
 fn nanos(clock: ClockId) -> i64 {
     let at = clock_gettime(clock);
-    driver::whole_nanos(at.tv_sec, at.tv_nsec)
+    at.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(at.tv_nsec)
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]

@@ -22,12 +22,6 @@ pub trait SystemClocks {
     }
 }
 
-/// What `clock_gettime` says in nanoseconds, in which a kernel counts in 64 bits too. Negative before the clock's origin.
-#[inline]
-pub fn whole_nanos(seconds: i64, nanos: i64) -> i64 {
-    seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
-}
-
 /// Where a provider reads the time: the system's clocks, or for tests [movable](Clock::movable) ones.
 ///
 /// It is two clocks, a monotonic one and the wall clock, because a token expires when *either* says so. Clones of a movable

@@ -38,7 +38,7 @@ use crate::token::Token;
 use crate::wire::response::ResponseBody;
 
 pub use cell::{Cell, CoarseClocks};
-pub use clock::{Clock, SystemClocks, whole_nanos};
+pub use clock::{Clock, SystemClocks};
 pub use process::PerProcess;
 
 /// The machine of a limiter group, and the callers that wait for it.

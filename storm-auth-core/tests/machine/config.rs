@@ -335,8 +335,7 @@ fn r39_only_an_answer_of_a_configured_origin_judges_the_token() {
         .environment(Environment::custom("https://id.example/token", "https://api.example", "lab"))
         .credentials(Credentials::new("shop", "S3cret").unwrap());
     let api = settings.check().unwrap().api.unwrap();
-    let rejects =
-        |uri: &str| api.rejects_token(&uri.parse().unwrap(), http::StatusCode::UNAUTHORIZED, &HeaderMap::new());
+    let rejects = |uri: &str| api.rejects_token(uri, http::StatusCode::UNAUTHORIZED, &HeaderMap::new());
     assert!(rejects("https://api.example/a"));
     assert!(!rejects("https://elsewhere.example/a"));
 }
