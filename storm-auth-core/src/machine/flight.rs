@@ -232,11 +232,12 @@ impl Slot {
         self.refusal = None;
     }
 
-    /// The expired token, where the policy lets it be served in place of an error.
-    pub(super) fn stale(&self, policy: &Policy, now: Now) -> Option<&Token> {
+    /// What is served in place of an error: the expired token, where the policy lets it be, and for those that wait one that a wall
+    /// clock which was set back has made valid again.
+    pub(super) fn fallback(&self, policy: &Policy, now: Now) -> Option<&Token> {
         let grace = policy.serve_stale_on_error.min(Policy::STALE_CAP);
-        let held = self.held.as_ref().filter(|_| !grace.is_zero())?;
-        (!held.end.after(grace).reached(now)).then_some(&held.token)
+        let stale = |held: &&Held| !grace.is_zero() && !held.end.after(grace).reached(now);
+        self.valid(now).or_else(|| self.held.as_ref().filter(stale)).map(|held| &held.token)
     }
 
     /// So that a server that hands the same token out again is not believed, be it one that was never held.
@@ -960,14 +961,14 @@ impl Machine {
     }
 
     pub(super) fn fail_waiters(&mut self, key: KeyId, error: &AcquireError, now: Now) {
-        let stale = self.slots[&key].stale(&self.policy, now).cloned();
-        self.resolve_waiters(key, &stale.ok_or_else(|| error.clone()));
+        let fallback = self.slots[&key].fallback(&self.policy, now).cloned();
+        self.resolve_waiters(key, &fallback.ok_or_else(|| error.clone()));
     }
 
     fn fail_waiter(&mut self, waiter: WaiterId, error: AcquireError, now: Now) {
         if let Some(key) = self.drop_waiter(waiter) {
-            let stale = self.slots[&key].stale(&self.policy, now).cloned();
-            self.outputs.push(Output::Resolve(waiter, stale.ok_or(error)));
+            let fallback = self.slots[&key].fallback(&self.policy, now).cloned();
+            self.outputs.push(Output::Resolve(waiter, fallback.ok_or(error)));
         }
     }
 

@@ -292,7 +292,7 @@ impl Machine {
                 }
                 Err(error) => {
                     self.leave_queue_if_unneeded(key, now);
-                    match self.slots[&key].stale(&self.policy, now) {
+                    match self.slots[&key].fallback(&self.policy, now) {
                         Some(token) => Acquire::Ready(token.clone()),
                         None => Acquire::Failed(error),
                     }

@@ -244,6 +244,19 @@ fn r22_a_wall_clock_that_is_set_forward_costs_one_request() {
 }
 
 #[test]
+fn r22_r26_who_waits_gets_the_token_that_a_wall_clock_set_back_has_made_valid_again() {
+    for failure in [status(429), status(500), json(400, r#"{"error":"invalid_client"}"#)] {
+        let (mut lab, key) = Lab::with_token(600);
+        lab.wall_forward(secs(86_400));
+        let waiter = lab.wait(key);
+        lab.wall_back(secs(86_400));
+        lab.answer(failure);
+        assert_eq!(lab.result(waiter).unwrap().expose(), "first");
+        assert_eq!(lab.token(key), "first");
+    }
+}
+
+#[test]
 fn r22_a_wall_clock_that_is_set_back_does_not_close_an_open_gate_again() {
     let (mut lab, key) = Lab::with_key();
     lab.wait(key);

@@ -476,7 +476,7 @@ impl Model {
         }
         let error = self.error(id, now).unwrap_or(Verdict::Closed);
         self.leave_if_unwanted(id, now);
-        Answer::Now(self.stale(id, now).unwrap_or(error))
+        Answer::Now(self.fallback(id, now).unwrap_or(error))
     }
 
     pub(crate) fn cancel(&mut self, waiter: u64, now: Time) {
@@ -1161,15 +1161,17 @@ impl Model {
         }
     }
 
-    /// The expired token, where the user lets it be served in place of an error.
-    fn stale(&self, id: u64, now: Time) -> Option<Verdict> {
-        let token = self.keys[&id].token.as_ref().filter(|_| self.rules.stale > 0)?;
+    /// In place of an error: a token that lives again, or the expired one where the user lets it be served.
+    fn fallback(&self, id: u64, now: Time) -> Option<Verdict> {
+        let key = &self.keys[&id];
+        let token = key.token.as_ref()?;
         let end = token.sent.after(token.lifetime + self.rules.stale.min(300 * SECOND));
-        (!end.has_come(now)).then(|| Verdict::Token(token.text.clone()))
+        let serves = key.valid(now).is_some() || (self.rules.stale > 0 && !end.has_come(now));
+        serves.then(|| Verdict::Token(token.text.clone()))
     }
 
     fn fail_one(&mut self, id: u64, waiter: u64, error: Verdict, now: Time) {
-        let result = self.stale(id, now).unwrap_or(error);
+        let result = self.fallback(id, now).unwrap_or(error);
         if self.key(id).waiting.remove(&waiter).is_some() {
             self.resolved.insert(waiter, result);
         }
