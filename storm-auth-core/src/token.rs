@@ -4,8 +4,8 @@ use core::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hmac_sha256::Hash;
 use http::HeaderValue;
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::machine::KeyId;
@@ -83,7 +83,7 @@ impl Token {
 
     fn from_bytes(key: KeyId, token: &[u8], expires_at: Unix, scope: Option<String>) -> Self {
         let mut digest = [0; 16];
-        digest.copy_from_slice(&Sha256::digest(token)[..16]);
+        digest.copy_from_slice(&Hash::hash(token)[..16]);
         let bytes = Zeroizing::new([SCHEME.as_bytes(), token].concat().into_boxed_slice());
         Self::lane(Arc::new(Facts { id: TokenId { key, digest }, expires_at, scope, bytes: Arc::new(bytes) }))
     }

@@ -3,8 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest, Sha256};
+use hmac_sha256::{HMAC, Hash};
 use zeroize::Zeroizing;
 
 use super::{SealingKey, StoreCommand, StoreOp};
@@ -150,12 +149,12 @@ impl GateName {
 
 /// SHA-256 over fields, each with its length before it: no two lists of fields read the same.
 fn hash<'f>(fields: impl IntoIterator<Item = &'f [u8]>) -> [u8; 32] {
-    let mut hash = Sha256::new();
+    let mut hash = Hash::new();
     for field in fields {
         hash.update((field.len() as u64).to_be_bytes());
         hash.update(field);
     }
-    hash.finalize().into()
+    hash.finalize()
 }
 
 /// What a key's secret is good for in a store: naming its record, and telling a true one.
@@ -201,15 +200,15 @@ impl Vault {
         body.extend_from_slice(&[0; TAG]);
         body.extend_from_slice(facts.as_bytes());
         body.extend_from_slice(token);
-        let tag = self.tag(order, expires_at, &body[TAG..]).finalize().into_bytes();
+        let tag = self.tag(order, expires_at, &body[TAG..]).finalize();
         body[..TAG].copy_from_slice(&tag);
         Record { order, expires_at, body }
     }
 
     /// What a record of this key holds; `None` when it is not one, or when somebody without the secret has changed it.
     pub(crate) fn open(&self, record: &Record) -> Option<Grant> {
-        let (tag, content) = record.body.split_at_checked(TAG)?;
-        self.tag(record.order, record.expires_at, content).verify_slice(tag).ok()?;
+        let (tag, content) = record.body.split_first_chunk::<TAG>()?;
+        self.tag(record.order, record.expires_at, content).finalize_verify(tag).then_some(())?;
         let mut lines = content.splitn(3, |byte| *byte == b'\n');
         let lifetime = core::str::from_utf8(lines.next()?).ok()?.parse().ok()?;
         let scope = core::str::from_utf8(lines.next()?).ok()?;
@@ -219,9 +218,9 @@ impl Vault {
         sound.then(|| Grant { access_token, lifetime, scope: Some(scope.to_owned()).filter(|scope| !scope.is_empty()) })
     }
 
-    fn tag(&self, order: Order, expires_at: Unix, content: &[u8]) -> Hmac<Sha256> {
+    fn tag(&self, order: Order, expires_at: Unix, content: &[u8]) -> HMAC {
         let key = derived(&self.secret, b"authenticate", self.record.as_bytes());
-        let mut tag = Hmac::<Sha256>::new_from_slice(&*key).expect("HMAC takes keys of any length");
+        let mut tag = HMAC::new(*key);
         tag.update(format!("{order} {:016x}\n", expires_at.as_millis()).as_bytes());
         tag.update(content);
         tag
@@ -233,7 +232,5 @@ const TAG: usize = 32;
 
 /// A key for one purpose and record, from which nothing leads back to the secret.
 fn derived(secret: &ClientSecret, purpose: &[u8], record: &[u8]) -> Zeroizing<[u8; 32]> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes()).expect("HMAC takes keys of any length");
-    mac.update(&hash([b"storm-auth", VERSION, purpose, record]));
-    Zeroizing::new(mac.finalize().into_bytes().into())
+    Zeroizing::new(HMAC::mac(hash([b"storm-auth", VERSION, purpose, record]), secret.expose()))
 }
