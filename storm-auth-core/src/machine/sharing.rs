@@ -49,6 +49,9 @@ pub(super) struct Sharing {
     unwritable: bool,
     /// After a failure: from when on it is asked again.
     again: Option<Moment>,
+    /// The gate that it told of last, and when that opens by the clocks of then: one beyond an hour, or read again by a wall clock
+    /// that was set back, is not waited out anew with every answer.
+    gate: Option<(Unix, Moment)>,
     /// Operations that no flight waits for, and when their patience ends.
     errands: BTreeMap<OpId, Mono>,
 }
@@ -71,7 +74,14 @@ enum Way {
 
 impl Sharing {
     pub(super) fn new(rng: &mut fastrand::Rng) -> Self {
-        Self { owner: Owner(rng.u128(..)), failures: 0, unwritable: false, again: None, errands: BTreeMap::new() }
+        Self {
+            owner: Owner(rng.u128(..)),
+            failures: 0,
+            unwritable: false,
+            again: None,
+            gate: None,
+            errands: BTreeMap::new(),
+        }
     }
 
     /// Whether what was asked of it last failed: nothing waits to be told to such a store.
@@ -352,7 +362,13 @@ impl Machine {
             sharing.unwritable = false;
             self.outputs.event(Event::StoreRecovered);
         }
-        let left = reply.gate.map_or(Duration::ZERO, |until| until.since(now.unix)).min(MAX_RETRY_AFTER);
+        let Some(until) = reply.gate else { return };
+        let opens = match self.sharing_mut().gate {
+            Some((known, opens)) if known == until => opens,
+            _ => now.after(until.since(now.unix).min(MAX_RETRY_AFTER)),
+        };
+        self.sharing_mut().gate = Some((until, opens));
+        let left = opens.left(now);
         if left > self.gate.closed_until(now).map_or(Duration::ZERO, |until| until.left(now)) {
             // All who share the gate were told the same moment.
             let wait = backoff::after_retry_after(&mut self.rng, left);

@@ -561,6 +561,24 @@ fn r76_a_gate_in_the_store_is_believed_for_an_hour() {
     lab.reply(StoreReply { gate: Some(Unix::from_millis(u64::MAX)), ..nothing() });
     let until = lab.machine.status(lab.now()).gate_closed_until.unwrap();
     assert!((lab.unix(3_600_000)..=lab.unix(3_602_000)).contains(&until), "{until}");
+    // And for one hour only, however often it is read.
+    lab.drive(secs(3_603));
+    lab.wait(key);
+    lab.reply(StoreReply { gate: Some(Unix::from_millis(u64::MAX)), ..nothing() });
+    assert_eq!(lab.machine.status(lab.now()).gate_closed_until, None);
+}
+
+#[test]
+fn r22_r76_a_wall_clock_that_is_set_back_does_not_close_the_stores_gate_again() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    let gate = Some(lab.unix(30_000));
+    lab.reply(StoreReply { gate, ..nothing() });
+    lab.wall_back(secs(7_200));
+    lab.drive(secs(33));
+    lab.wait(key);
+    lab.reply(StoreReply { gate, ..nothing() });
+    assert_eq!(lab.machine.status(lab.now()).gate_closed_until, None);
 }
 
 #[test]
