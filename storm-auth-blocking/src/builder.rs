@@ -50,6 +50,35 @@ impl From<Settings> for Builder {
 impl Builder {
     storm_auth_core::forward_settings!();
 
+    /// The settings of a configuration file, in whatever format it was read from; reads the file that it names for the client secret.
+    /// [`config_file`](storm_auth_core::config_file) says which keys there are.
+    ///
+    /// ```
+    /// use storm_auth_blocking::{Builder, FileSettings};
+    ///
+    /// let config: FileSettings = toml::from_str(
+    ///     r#"
+    ///     norce = { tenant = "acme", region = "se", stage = "playground" }
+    ///     client_id = "shop"
+    ///     client_secret_file = "storm-secret"
+    ///     "#,
+    /// )?;
+    /// # let folder = std::env::temp_dir().join(format!("storm-auth-blocking-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder)?;
+    /// # std::fs::write(folder.join("storm-secret"), "S3cret\n")?;
+    /// # let config = config.relative_to(&folder);
+    /// let storm = Builder::from_config(&config)?.build()?;
+    /// # std::fs::remove_dir_all(&folder)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The first key that is missing or malformed, with what to write.
+    #[cfg(feature = "serde")]
+    pub fn from_config(config: &storm_auth_core::FileSettings) -> Result<Self, ConfigError> {
+        Ok(config.settings(crate::env::read)?.into())
+    }
+
     /// Shares the limiter group of another provider, its budget, its gate and its store: for a second tenant behind the same address,
     /// even on another host. Policy, budget, token settings, clock, seed and events are then that provider's.
     pub fn share_limiter(mut self, provider: &TokenProvider) -> Self {

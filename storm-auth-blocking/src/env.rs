@@ -25,8 +25,31 @@ pub fn builder() -> Result<Builder, ConfigError> {
     Ok(Settings::from_variables(|name| std::env::var_os(name), read)?.into())
 }
 
+/// Reads the settings of a configuration file under the same variables: each that is set takes the place of its key, and none has
+/// to be.
+///
+/// ```no_run
+/// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = toml::from_str(&std::fs::read_to_string("storm.toml")?)?;
+/// let storm = storm_auth_blocking::env::builder_over(&config)?.build()?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// The first variable or key that is missing or malformed, with what to set.
+#[cfg(feature = "serde")]
+pub fn builder_over(config: &storm_auth_core::FileSettings) -> Result<Builder, ConfigError> {
+    Ok(draft_over(config).finish()?.into())
+}
+
+/// As [`builder_over`], with each setting as it was found: for a program that tells its user all that is wrong.
+#[cfg(feature = "serde")]
+pub fn draft_over(config: &storm_auth_core::FileSettings) -> storm_auth_core::config_file::Draft {
+    config.under_variables(|name| std::env::var_os(name), read)
+}
+
 /// A secret's file, one byte further than the longest that is taken: the path may name something endless.
-fn read(path: OsString) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: OsString) -> io::Result<Vec<u8>> {
     let mut secret = Vec::with_capacity(4 * 1024);
     File::open(path)?.take(Credentials::LONGEST_FILE as u64 + 1).read_to_end(&mut secret)?;
     Ok(secret)

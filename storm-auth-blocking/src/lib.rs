@@ -53,7 +53,8 @@
 //! # Features
 //!
 //! `default` is `rustls`, `json` and `tracing`; `native-tls` and `gzip` are ureq's. With `tracing`, events have the target
-//! `storm_auth`.
+//! `storm_auth`. With `serde`, a configuration file in any format of serde's can be read
+//! (`Builder::from_config`, `env::builder_over`). `cli` is for the program `storm-token` alone, and adds nothing here.
 //!
 //! # Panics
 //!
@@ -83,3 +84,5 @@ pub use storm_auth_core::{
     self as core, AcquireError, Budget, Cause, ConfigError, Counters, Credentials, Environment, Event, Invalidated,
     KeyStatus, Policy, Scope, Stage, Status, Token, TokenId, Unix, scope,
 };
+#[cfg(feature = "serde")]
+pub use storm_auth_core::{FileSettings, config_file};

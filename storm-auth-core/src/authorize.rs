@@ -36,6 +36,16 @@ impl Api {
         (!urls.is_empty()).then_some(Self { urls, application_header, application_id })
     }
 
+    /// The base URLs: the first is the one that paths are appended to, and there is always one.
+    pub fn urls(&self) -> &[ApiUrl] {
+        &self.urls
+    }
+
+    /// The application id that calls carry unless they have one of their own.
+    pub fn application_id(&self) -> Option<u64> {
+        self.application_id
+    }
+
     /// The URL of a request: a path is appended to the API base; a whole URL is taken when its origin is a configured one,
     /// because the bearer goes nowhere else (R45).
     ///

@@ -347,11 +347,11 @@ impl Credentials {
     }
 }
 
-fn into_text(field: Field, value: OsString) -> Result<String, ConfigError> {
+pub(crate) fn into_text(field: Field, value: OsString) -> Result<String, ConfigError> {
     value.into_string().map_err(|_| ConfigError::new(field, "not UTF-8; write it as UTF-8"))
 }
 
-fn application_id(text: &str) -> Result<u64, ConfigError> {
+pub(crate) fn application_id(text: &str) -> Result<u64, ConfigError> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     (digits.then(|| text.parse().ok()).flatten())
         .ok_or_else(|| ConfigError::new(Field::ApplicationId, "not a decimal number; give the number alone, like 1042"))

@@ -181,6 +181,37 @@ impl Origin {
     }
 }
 
+impl Origin {
+    /// The scopes that the service documents for this host, token endpoint or API; none where the host is not one of the service's. The
+    /// host decides the environment, and the scope only authorises it, so another scope is a hint and no error.
+    ///
+    /// ```
+    /// use storm_auth_core::{HttpHosts, TokenUrl};
+    ///
+    /// let scopes = |url: &str| TokenUrl::parse(url, &HttpHosts::default()).map(|url| url.origin().documented_scopes());
+    /// assert_eq!(scopes("https://acme.api-se.playground.norce.tech/identity/1.0/connect/token")?, ["playground"]);
+    /// assert_eq!(scopes("https://identity.storm.io/1.0/connect/token")?, ["lab", "qa", "production"]);
+    /// assert!(scopes("https://emulator.example/token")?.is_empty());
+    /// # Ok::<(), storm_auth_core::ConfigError>(())
+    /// ```
+    pub fn documented_scopes(&self) -> &'static [&'static str] {
+        let Some(tenant) = self.host.strip_suffix(".norce.tech") else {
+            return match self.host.as_str() {
+                "identity.storm.io" => &[scope::LAB, scope::QA, scope::PRODUCTION],
+                "api.lab.storm.io" => &[scope::LAB],
+                "api.storm.io" => &[scope::PRODUCTION],
+                _ => &[],
+            };
+        };
+        match tenant.split_once(".api-").map(|(_, rest)| rest.split_once('.')) {
+            Some(None) => &[scope::PROD],
+            Some(Some((_, "playground"))) => &[scope::PLAYGROUND],
+            Some(Some((_, "stage"))) => &[scope::STAGE],
+            _ => &[],
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, default_port) = if self.https { ("https", 443) } else { ("http", 80) };

@@ -15,11 +15,13 @@ use crate::wire::response::Refusal;
 pub struct ConfigError {
     field: Field,
     problem: &'static str,
+    /// The key of a configuration file that the value stands under.
+    key: Option<&'static str>,
 }
 
 impl ConfigError {
     pub(crate) const fn new(field: Field, problem: &'static str) -> Self {
-        Self { field, problem }
+        Self { field, problem, key: None }
     }
 
     /// A setting that a builder needs and did not get.
@@ -42,6 +44,12 @@ impl ConfigError {
         Self { field, ..self }
     }
 
+    /// The same problem, of a value that stands in a configuration file.
+    #[cfg(feature = "serde")]
+    pub(crate) fn under(self, key: &'static str) -> Self {
+        Self { key: Some(key), ..self }
+    }
+
     /// The setting at fault.
     pub fn field(&self) -> Field {
         self.field
@@ -56,7 +64,11 @@ impl fmt::Debug for ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.problem)
+        let Self { field, problem, key } = self;
+        match key {
+            None => write!(f, "{field}: {problem}"),
+            Some(key) => write!(f, "{} ({key} in the configuration file): {problem}", field.names().0),
+        }
     }
 }
 
@@ -96,27 +108,49 @@ pub enum Field {
     Refresh,
     /// The process's logger.
     Logging,
+    /// The environment that is chosen by name.
+    Environment,
+    /// The label of the address that token requests leave by.
+    Egress,
+    /// How long a caller waits for a token.
+    CallerDeadline,
+    /// The hosts for which plain http is taken.
+    HttpHosts,
+}
+
+impl Field {
+    /// What it is called, and the variable that sets it.
+    const fn names(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::TokenUrl => ("token URL", Some("STORM_TOKEN_URL")),
+            Self::ApiUrl => ("API URL", Some("STORM_API_URL")),
+            Self::Target => ("request target", None),
+            Self::Header => ("request header", None),
+            Self::Body => ("request body", None),
+            Self::ClientId => ("client id", Some("STORM_CLIENT_ID")),
+            Self::ClientSecret => ("client secret", Some("STORM_CLIENT_SECRET")),
+            Self::ClientSecretFile => ("client secret file", Some("STORM_CLIENT_SECRET_FILE")),
+            Self::Scope => ("scope", Some("STORM_SCOPE")),
+            Self::ApplicationId => ("application id", Some("STORM_APPLICATION_ID")),
+            Self::ApplicationHeader => ("application id header", None),
+            Self::Tenant => ("tenant slug or region", None),
+            Self::Budget => ("token request budget", None),
+            Self::Refresh => ("refresh time", None),
+            Self::Logging => ("logger", None),
+            Self::Environment => ("environment", None),
+            Self::Egress => ("egress label", None),
+            Self::CallerDeadline => ("caller's deadline", None),
+            Self::HttpHosts => ("hosts of plain http", None),
+        }
+    }
 }
 
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TokenUrl => "token URL (STORM_TOKEN_URL)",
-            Self::ApiUrl => "API URL (STORM_API_URL)",
-            Self::Target => "request target",
-            Self::Header => "request header",
-            Self::Body => "request body",
-            Self::ClientId => "client id (STORM_CLIENT_ID)",
-            Self::ClientSecret => "client secret (STORM_CLIENT_SECRET)",
-            Self::ClientSecretFile => "client secret file (STORM_CLIENT_SECRET_FILE)",
-            Self::Scope => "scope (STORM_SCOPE)",
-            Self::ApplicationId => "application id (STORM_APPLICATION_ID)",
-            Self::ApplicationHeader => "application id header",
-            Self::Tenant => "tenant slug or region",
-            Self::Budget => "token request budget",
-            Self::Refresh => "refresh time",
-            Self::Logging => "logger",
-        })
+        match self.names() {
+            (name, None) => f.write_str(name),
+            (name, Some(variable)) => write!(f, "{name} ({variable})"),
+        }
     }
 }
 

@@ -113,6 +113,8 @@
 
 pub mod authorize;
 pub mod config;
+#[cfg(feature = "serde")]
+pub mod config_file;
 pub mod credentials;
 #[cfg(feature = "driver")]
 pub mod driver;
@@ -126,6 +128,8 @@ pub mod wire;
 
 pub use authorize::Api;
 pub use config::{Config, Policy, Settings};
+#[cfg(feature = "serde")]
+pub use config_file::FileSettings;
 pub use credentials::{ClientSecret, Credentials, Scope, scope};
 pub use environment::{ApiUrl, Environment, HttpHosts, Origin, Stage, TokenUrl};
 pub use error::{AcquireError, Cause, ConfigError, Failure, FailureKind, Field};

@@ -56,7 +56,8 @@
 //! # Features
 //!
 //! `default` is reqwest's default, `json`, `query` and `tracing`. Without default features there is no TLS; choose one of
-//! reqwest's. With `tracing`, events have the target `storm_auth`.
+//! reqwest's. With `tracing`, events have the target `storm_auth`. With `serde`, a configuration file in any format of serde's can be
+//! read (`Builder::from_config`, `env::builder_over`).
 //!
 //! # Panics
 //!
@@ -86,3 +87,5 @@ pub use storm_auth_core::{
     self as core, AcquireError, Budget, Cause, ConfigError, Counters, Credentials, Environment, Event, Invalidated,
     KeyStatus, Policy, Scope, Stage, Status, Token, TokenId, Unix, scope,
 };
+#[cfg(feature = "serde")]
+pub use storm_auth_core::{FileSettings, config_file};

@@ -1,5 +1,6 @@
 //! The request budget: a model of the limiter in front of the token endpoint.
 
+use core::fmt;
 use core::time::Duration;
 
 use crate::error::{ConfigError, Field};
@@ -14,6 +15,7 @@ use crate::time::{Mono, millis};
 /// use storm_auth_core::Budget;
 ///
 /// assert_eq!(Budget::default(), Budget::per_minute(3, 20));
+/// assert_eq!(Budget::default().to_string(), "3 requests a minute, and 20 more at once");
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Budget(Option<Rate>);
@@ -88,6 +90,15 @@ impl Budget {
     /// The bucket of one key within the group.
     pub(super) fn key(&self) -> Bucket {
         self.0.map_or(Bucket::UNLIMITED, |rate| Bucket::new(self.interval(), rate.burst.min(KEY_BURST), Duration::ZERO))
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(Rate { per_minute, burst }) => write!(f, "{per_minute} requests a minute, and {burst} more at once"),
+            None => f.write_str("unlimited"),
+        }
     }
 }
 

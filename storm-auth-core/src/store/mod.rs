@@ -11,6 +11,7 @@
 //! A driver performs a [`StoreOp`] by handing it to a [`TokenStore`], on a thread that may block. `storm-auth-store` has stores for
 //! one machine (files) and for many (Redis); `storm-auth-tests` has a suite that shows whether another one keeps to the protocol.
 
+mod look;
 mod record;
 
 use core::fmt;
@@ -21,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::machine::Key;
 use crate::time::Unix;
 
+pub use look::Seen;
 pub(crate) use record::Vault;
 pub use record::{GateName, MAX_RECORD, Order, Record, RecordName};
 

@@ -1,0 +1,58 @@
+//! `storm-token`: tokens and authorised calls of Norce Commerce (Storm) from a shell.
+//!
+//! All decisions about tokens are the library's; what stands here is arguments, files and text.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod call;
+mod doctor;
+mod failure;
+mod get;
+mod inspect;
+mod jwt;
+mod output;
+mod settings;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::args::{Args, Command};
+use crate::failure::{Failure, Kind};
+
+fn main() -> ExitCode {
+    // What a panic says could hold anything; where it happened is enough for a report.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
+        output::tell(&format!("storm-token: a bug{place}; please report it"));
+    }));
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) if !error.use_stderr() => {
+            // Help, or the version. A reader that has gone has seen enough.
+            let _ = output::print(error.to_string().as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            let wants_json = std::env::args_os().any(|argument| argument == "--json");
+            let text = error.to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+            return Failure::new(Kind::Usage, text).report(wants_json);
+        }
+    };
+    let result = match &args.command {
+        Command::Get(get) => get::run(&args.common, get),
+        Command::Call(call) => call::run(&args.common, call),
+        Command::Inspect(inspect) => inspect::run(&args.common, inspect),
+        Command::Status => status::run(&args.common),
+        Command::Doctor => doctor::run(&args.common),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "storm-token", &mut script);
+            output::print(&script).map(|()| ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|failure| failure.report(args.common.json))
+}
