@@ -95,6 +95,8 @@ pub enum Source {
     Key(&'static str),
     /// The preset that this key of the configuration file chooses.
     Preset(&'static str),
+    /// The program itself, such as from a person who typed it.
+    Program,
     /// It is not set.
     Unset,
 }
@@ -272,14 +274,13 @@ impl Draft {
     /// ```
     pub fn with_secret(mut self, secret: impl Into<String>) -> Self {
         let Some(at) = self.found.iter().position(Found::is_missing_secret) else { return self };
-        match Credentials::new(self.id.as_deref().unwrap_or(ANY), secret) {
-            Ok(credentials) => {
-                self.found.remove(at);
-                if self.id.is_some() {
-                    self.set(|settings| settings.credentials(credentials));
-                }
-            }
-            Err(fault) => self.found[at].fault = Some(fault),
+        let credentials = Credentials::new(self.id.as_deref().unwrap_or(ANY), secret);
+        self.found[at] =
+            Found { field: Field::ClientSecret, source: Source::Program, fault: credentials.as_ref().err().cloned() };
+        if let Ok(credentials) = credentials
+            && self.id.is_some()
+        {
+            self.set(|settings| settings.credentials(credentials));
         }
         self
     }

@@ -275,3 +275,24 @@ fn a_path_is_relative_to_the_folder_that_was_named() {
     let absolute = LEAST.replace("'secret'", "'/run/secret'");
     assert_eq!(secret(parse(&absolute).relative_to("/etc/storm")), "/run/secret");
 }
+
+#[test]
+fn r3_a_secret_that_a_program_hands_in_counts_where_none_is_set_and_is_checked() {
+    let text = "environment = 'storm-lab'\nclient_id = 'shop'";
+    let draft = || parse(text).under_variables(|_| None, file);
+    let secret = |draft: storm_auth_core::config_file::Draft| {
+        draft.finish().unwrap().check().unwrap().key.credentials().secret().expose().to_owned()
+    };
+    assert!(draft().lacks_secret());
+    let given = draft().with_secret("S3cret typed");
+    assert_eq!(given.found().last().unwrap().source, Source::Program);
+    assert!(!given.lacks_secret());
+    assert_eq!(secret(given), "S3cret typed");
+    let error = draft().with_secret("Canary-7d1f ").finish().unwrap_err().to_string();
+    assert_eq!(error, "client secret (STORM_CLIENT_SECRET): white space at its start or end; remove it");
+    // A wrong id stays wrong, and a secret that is set stays.
+    let draft =
+        parse("environment = 'storm-lab'\nclient_id = ''").under_variables(|_| None, file).with_secret("S3cret");
+    assert_eq!(draft.finish().unwrap_err().field(), Field::ClientId);
+    assert_eq!(secret(parse(LEAST).under_variables(|_| None, file).with_secret("another")), "S3cret");
+}

@@ -3,8 +3,8 @@
 use core::time::Duration;
 
 use storm_auth_core::machine::{Acquire, Activity, RecordFault, Severity};
-use storm_auth_core::store::{Lease, Order, Record, StoreCommand, StoreFailure, StoreReply};
-use storm_auth_core::{AcquireError, Cause, Credentials, Event, FailureKind, KeyId, Unix};
+use storm_auth_core::store::{Lease, Order, Record, Seen, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
+use storm_auth_core::{AcquireError, Cause, Config, Credentials, Event, FailureKind, KeyId, Policy, Unix};
 
 use crate::harness::{Lab, cause, granted, millis, oauth_error, retry_after, secs, status};
 
@@ -726,4 +726,43 @@ fn r46_a_machine_without_a_store_asks_none() {
     lab.answer(status(500));
     assert!(lab.stores.is_empty());
     assert!(matches!(lab.acquire(key), Acquire::Failed(_)));
+}
+
+/// A store that answers reads alone.
+#[derive(Debug)]
+struct ReadOnly(Result<StoreReply, StoreFailure>);
+
+impl TokenStore for ReadOnly {
+    fn perform(&self, op: &StoreOp) -> Result<StoreReply, StoreFailure> {
+        assert!(matches!(op.command, StoreCommand::Read), "{op:?}");
+        self.0.clone()
+    }
+}
+
+#[test]
+fn r72_who_only_looks_sees_what_a_call_would_find_and_asks_for_nothing() {
+    let theirs = of_another("theirs", 600);
+    let (mut lab, key) = Lab::sharing(1);
+    let config = Config { key: lab.machine.key(key).unwrap().clone(), api: None, policy: Policy::default() };
+    lab.advance(secs(100));
+    let look = |reply| Seen::in_store(&config, &ReadOnly(reply), lab.now());
+
+    let seen = look(Ok(record(&theirs))).unwrap();
+    assert_eq!((seen.key.token_until, seen.lease, seen.fault), (Some(lab.unix(590_000)), Lease::Free, None));
+    assert_eq!(seen.key.refresh_at, Some(lab.unix(450_000)));
+
+    let until = lab.unix(160_000);
+    let reply = StoreReply { gate: Some(until), lease: Lease::Resting(secs(60)), failures: 2, ..nothing() };
+    let seen = look(Ok(reply)).unwrap();
+    // Those who wait for the same gate spread.
+    assert!(seen.gate_closed_until.is_some_and(|at| (until..until + secs(5)).contains(&at)), "{seen:?}");
+    assert_eq!((seen.key.token_until, seen.lease, seen.failures), (None, Lease::Resting(secs(60)), 2));
+
+    let mut forged = theirs.clone();
+    forged.body[40] ^= 1;
+    let seen = look(Ok(record(&forged))).unwrap();
+    assert_eq!((seen.key.token_until, seen.fault), (None, Some(RecordFault::Unreadable)));
+
+    let burns = StoreFailure::new("it burns");
+    assert_eq!(look(Err(burns.clone())).unwrap_err(), burns);
 }

@@ -15,7 +15,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use storm_auth_core::driver::PerProcess;
 use storm_auth_core::store::TokenStore;
 use storm_auth_core::{
-    AcquireError, Counters, Credentials, Event, Invalidated, KeyStatus, Scope, Settings, Status, Token, TokenId,
+    AcquireError, Counters, Credentials, Event, FileSettings, Invalidated, KeyStatus, Scope, Settings, Status, Token,
+    TokenId,
 };
 use storm_auth_tests::emulator::Emulator;
 use tokio::runtime::Runtime;
@@ -45,6 +46,11 @@ pub(crate) trait Adapter: 'static {
     fn build_tokens(setup: Setup<Self>) -> Result<Self::Tokens, Failed>
     where
         Self: Sized;
+
+    /// From a configuration file alone.
+    fn configured(config: &FileSettings) -> Result<Self::Client, Failed>;
+    /// From a configuration file under the variables of this process.
+    fn configured_under_variables(config: &FileSettings) -> Result<Self::Client, Failed>;
 
     fn tokens(client: &Self::Client) -> Self::Tokens;
     fn call(client: &Self::Client, call: Call) -> Result<Answer, Failed>;
@@ -409,6 +415,16 @@ macro_rules! same_words {
 
         fn build_tokens(setup: Setup<Self>) -> Result<Self::Tokens, Failed> {
             Self::builder(setup).build_tokens().map_err(failed)
+        }
+
+        fn configured(config: &FileSettings) -> Result<Self::Client, Failed> {
+            let builder = Self::Builder::from_config(config).map_err(|error| failed(error.into()))?;
+            builder.build().map_err(failed)
+        }
+
+        fn configured_under_variables(config: &FileSettings) -> Result<Self::Client, Failed> {
+            let builder = $adapter::env::builder_over(config).map_err(|error| failed(error.into()))?;
+            builder.build().map_err(failed)
         }
 
         fn tokens(client: &Self::Client) -> Self::Tokens {

@@ -28,6 +28,7 @@ macro_rules! both {
 mod callers;
 mod calls;
 mod cold_start;
+mod configured;
 mod endpoint;
 mod face;
 mod futures;

@@ -87,6 +87,7 @@ fn found(draft: &Draft, report: &mut Report<'_>) -> Result<(), Failure> {
             (None, Source::Variable(variable)) => report.ok(name, format!("from {variable}"))?,
             (None, Source::Key(key)) => report.ok(name, format!("from {key} in the configuration file"))?,
             (None, Source::Preset(key)) => report.ok(name, format!("as {key} in the configuration file has it"))?,
+            (None, Source::Program) => report.ok(name, "typed in".to_owned())?,
             (None, _) => report.ok(name, "set".to_owned())?,
         }
     }

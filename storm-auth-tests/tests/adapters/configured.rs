@@ -1,0 +1,73 @@
+//! Clients that are built from a configuration file.
+
+use std::{fs, path::PathBuf};
+
+use storm_auth_core::FileSettings;
+use storm_auth_tests::emulator::{Emulator, Endpoint};
+
+use crate::face::{Adapter, get};
+
+both!(r3_a_configuration_file_is_enough_for_a_call, r3_a_wrong_key_and_a_secret_that_cannot_be_read_are_named,);
+
+/// A folder with the file of a secret in it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn of<A: Adapter>(name: &str, secret: &[u8]) -> Self {
+        let adapter = std::any::type_name::<A>().rsplit(':').next().unwrap();
+        let folder =
+            PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{adapter}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("secret"), secret).unwrap();
+        Self(folder)
+    }
+
+    /// The settings of an emulator, with a line more.
+    fn config(&self, emulator: &Emulator, line: &str) -> FileSettings {
+        let (token_url, api_url) = (emulator.token_url(), emulator.api_url());
+        let (scope, id) = (emulator.scope(), emulator.client_id());
+        let text = format!(
+            "token_url = '{token_url}'\napi_url = '{api_url}'\nscope = '{scope}'\nclient_id = '{id}'\n{line}\n\
+             client_secret_file = 'secret'\n"
+        );
+        toml::from_str::<FileSettings>(&text).unwrap().relative_to(&self.0)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn r3_a_configuration_file_is_enough_for_a_call<A: Adapter>() {
+    let emulator = Emulator::start();
+    let folder = Folder::of::<A>("configured", format!("{}\n", emulator.client_secret()).as_bytes());
+    let config = folder.config(&emulator, "application_id = 7\napplication_header = 'application-id'");
+    // No variable of the settings is set where tests run.
+    for client in [A::configured(&config), A::configured_under_variables(&config)] {
+        assert_eq!(A::call(&client.unwrap(), get("/a")).unwrap().status, 200);
+    }
+    assert_eq!(emulator.recorded(Endpoint::Api).pop().unwrap().headers["application-id"], "7");
+}
+
+fn r3_a_wrong_key_and_a_secret_that_cannot_be_read_are_named<A: Adapter>() {
+    let emulator = Emulator::start();
+    let long = Folder::of::<A>("too-long", &[b'a'; 64 * 1024 + 1]);
+    let refused = |config: &FileSettings, words: &str| {
+        for failed in [A::configured(config), A::configured_under_variables(config)] {
+            let failed = failed.unwrap_err();
+            assert!(failed.is_configuration && failed.text.contains(words), "{}", failed.text);
+        }
+    };
+    refused(
+        &long.config(&emulator, ""),
+        "client secret file (client_secret_file in the configuration file): longer than 64 KiB",
+    );
+    refused(&long.config(&emulator, "egress = 7"), "(client_secret_file in the configuration file)");
+    let folder = Folder::of::<A>("wrong-key", b"S3cret");
+    refused(&folder.config(&emulator, "egress = 7"), "egress label (egress in the configuration file): not a text");
+    fs::remove_file(folder.0.join("secret")).unwrap();
+    refused(&folder.config(&emulator, ""), "it cannot be read; check the path and its permissions");
+    assert_eq!(emulator.token_requests(), 0);
+}
