@@ -22,6 +22,7 @@
 //! One variable takes the place of one key, where [variables count](FileSettings::under_variables); `STORM_CLIENT_SECRET` and
 //! `STORM_CLIENT_SECRET_FILE` both take that of `client_secret_file`.
 
+use core::cell::Cell;
 use core::fmt;
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -380,7 +381,11 @@ impl Draft {
         }
         let filled = |name: &str| variable(name).filter(|value| !value.is_empty());
         let (text, path) = ("STORM_CLIENT_SECRET", "STORM_CLIENT_SECRET_FILE");
-        let (field, source, path) = match (filled(text).is_some(), filled(path), &config.client_secret_file) {
+        // Taken once, by what wipes it.
+        let secret = filled(text);
+        let is_text = secret.is_some();
+        let secret = Cell::new(secret);
+        let (field, source, path) = match (is_text, filled(path), &config.client_secret_file) {
             (true, path, _) => (Field::ClientSecret, Source::Variable(text), Ok(path)),
             (false, Some(named), _) => (Field::ClientSecretFile, Source::Variable(path), Ok(Some(named))),
             (false, None, Some(given)) => {
@@ -401,7 +406,7 @@ impl Draft {
             let id = id.clone().unwrap_or_else(|| ANY.to_owned());
             let read = |name: &str| match name {
                 "STORM_CLIENT_ID" => Some(id.clone().into()),
-                "STORM_CLIENT_SECRET" => filled(text),
+                "STORM_CLIENT_SECRET" => secret.take(),
                 _ => path.clone(),
             };
             Credentials::from_variables(read, &file)

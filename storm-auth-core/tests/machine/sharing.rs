@@ -758,7 +758,7 @@ fn r72_who_only_looks_sees_what_a_call_would_find_and_asks_for_nothing() {
     assert!(seen.gate_closed_until.is_some_and(|at| (until..until + secs(5)).contains(&at)), "{seen:?}");
     assert_eq!((seen.key.token_until, seen.lease, seen.failures), (None, Lease::Resting(secs(60)), 2));
 
-    let mut forged = theirs.clone();
+    let mut forged = theirs;
     forged.body[40] ^= 1;
     let seen = look(Ok(record(&forged))).unwrap();
     assert_eq!((seen.key.token_until, seen.fault), (None, Some(RecordFault::Unreadable)));

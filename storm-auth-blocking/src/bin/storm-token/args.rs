@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Method};
 
+use crate::voice::Voice;
+
 /// Tokens and authorised calls of Norce Commerce (Storm) from a shell.
 ///
 /// Processes of one user share one token through a folder, so a loop costs one token request per lifetime.
@@ -74,6 +76,8 @@ pub(crate) struct Common {
     /// Tells on standard error what happens.
     #[arg(long, short, global = true)]
     pub(crate) verbose: bool,
+    #[arg(skip)]
+    pub(crate) voice: Voice,
 }
 
 #[derive(Subcommand, Debug)]

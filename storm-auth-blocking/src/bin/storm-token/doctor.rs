@@ -161,17 +161,17 @@ fn token(
         && let Some(until) = seen.gate_closed_until
     {
         let wait = output::span(until.since(settings::now().unix));
-        return report.fail_until(
-            "token request",
-            Failure {
-                kind: Kind::RateLimited,
-                message: format!(
-                    "not made: another process was throttled (HTTP 429), and the next request fits at {until} (in {wait}); the \
-                     limit is per address, so look for others behind it that request tokens of their own"
-                ),
-                retry_at: Some(until),
-            },
+        let throttled = format!(
+            "another process was throttled (HTTP 429), and the next request fits at {until} (in {wait}); the limit is per address, so look \
+             for others behind it that request tokens of their own"
         );
+        if seen.key.token_until.is_some() {
+            report.warn("limiter", format!("{throttled}. The shared token serves meanwhile"))?;
+        } else {
+            let failure =
+                Failure { kind: Kind::RateLimited, message: format!("not made: {throttled}"), retry_at: Some(until) };
+            return report.fail_until("token request", failure);
+        }
     }
     let times = Arc::new(Mutex::new(Times::default()));
     let noted = times.clone();

@@ -14,6 +14,7 @@ mod jwt;
 mod output;
 mod settings;
 mod status;
+mod voice;
 
 use std::process::ExitCode;
 
@@ -54,5 +55,6 @@ fn main() -> ExitCode {
             output::print(&script).map(|()| ExitCode::SUCCESS)
         }
     };
+    args.common.voice.hear_out();
     result.unwrap_or_else(|failure| failure.report(args.common.json))
 }

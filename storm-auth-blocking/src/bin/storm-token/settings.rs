@@ -15,7 +15,6 @@ use zeroize::Zeroizing;
 
 use crate::args::Common;
 use crate::failure::Failure;
-use crate::output;
 
 /// How long a request that is under way at the end may take, so that it is not wasted.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -98,7 +97,7 @@ pub(crate) fn with_store(common: &Common, builder: Builder, store: Option<Arc<Fi
         Some(store) => builder.store(store),
         None => builder,
     };
-    if common.verbose { builder.on_event(|event| output::tell(&format!("storm-token: {event}"))) } else { builder }
+    if common.verbose { builder.on_event(common.voice.on_event()) } else { builder }
 }
 
 /// Ends what is under way, so that a token which was asked for is there for the next process.
