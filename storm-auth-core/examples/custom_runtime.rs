@@ -116,7 +116,7 @@ impl Driver {
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Perform(Action::Send(send)) => self.launch(send),
-                Output::Perform(Action::Store(_)) => unreachable!("no store was announced"),
+                Output::Perform(Action::Store(_) | Action::Credentials(_)) => unreachable!("neither was announced"),
                 Output::Resolve(waiter, result) => drop(self.resolved.insert(waiter, result)),
                 Output::Event(_) => {} // log it: each has a text and a severity
             }

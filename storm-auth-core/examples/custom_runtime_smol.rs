@@ -93,7 +93,7 @@ impl Driver {
         while let Some(output) = state.machine.poll_output() {
             match output {
                 Output::Perform(Action::Send(send)) => smol::spawn(self.clone().fly(send)).detach(),
-                Output::Perform(Action::Store(_)) => unreachable!("no store was announced"),
+                Output::Perform(Action::Store(_) | Action::Credentials(_)) => unreachable!("neither was announced"),
                 Output::Resolve(waiter, result) => {
                     if let Some(resolve) = state.waiting.remove(&waiter) {
                         let _ = resolve.try_send(result); // it may have stopped waiting

@@ -203,14 +203,14 @@ impl Settings {
     }
 
     /// Reads the `STORM_*` variables through `variable` and the secret's file through `file`, since the core itself reads
-    /// neither: `STORM_TOKEN_URL`, `STORM_API_URL`, `STORM_CLIENT_ID`, `STORM_CLIENT_SECRET` or `STORM_CLIENT_SECRET_FILE`,
-    /// `STORM_SCOPE`, and, where it is set, `STORM_APPLICATION_ID`.
+    /// neither: `STORM_TOKEN_URL`, `STORM_API_URL`, `STORM_SCOPE`, those of the [credentials](Credentials::from_variables), and, where
+    /// it is set, `STORM_APPLICATION_ID`.
     ///
     /// # Errors
     /// The first variable that is missing or malformed, with what to set.
     pub fn from_variables(
         variable: impl Fn(&str) -> Option<OsString>,
-        file: impl FnOnce(OsString) -> std::io::Result<Vec<u8>>,
+        file: impl FnMut(OsString) -> std::io::Result<Vec<u8>>,
     ) -> Result<Self, ConfigError> {
         let text = |name, field| match variable(name) {
             None => Err(ConfigError::new(field, "not set; set the variable")),
@@ -273,12 +273,27 @@ impl Settings {
 }
 
 impl Credentials {
-    /// The longest file that [`from_variables`](Self::from_variables) takes a secret from, in bytes. Who reads one byte more
-    /// and no further lets a longer file be refused, not cut.
+    /// The longest file that a secret is taken from, in bytes. Who reads one byte more and no further lets a longer file be refused,
+    /// not cut.
     pub const LONGEST_FILE: usize = 64 * 1024;
 
+    /// Takes the secret from what was read of a file that holds it alone: one line ending at its end, and a byte order mark in front,
+    /// are not part of it.
+    ///
+    /// # Errors
+    /// The file could not be read, is longer than [`LONGEST_FILE`](Self::LONGEST_FILE), or holds no secret.
+    pub fn from_file(client_id: impl Into<String>, file: std::io::Result<Vec<u8>>) -> Result<Self, ConfigError> {
+        let secret = text_of(Field::ClientSecretFile, file)?;
+        Self::new(client_id, secret.as_str()).map_err(|error| match error.field() {
+            Field::ClientSecret => error.about(Field::ClientSecretFile),
+            _ => error,
+        })
+    }
+
     /// Reads `STORM_CLIENT_ID`, and `STORM_CLIENT_SECRET` or the file that `STORM_CLIENT_SECRET_FILE` names, through the two
-    /// functions given. One line ending at the end of the file, and a byte order mark in front, are not part of the secret.
+    /// functions given; then, where one of them is set, `STORM_CLIENT_SECRET_NEXT` or the file that `STORM_CLIENT_SECRET_NEXT_FILE`
+    /// names, for the [second secret](Self::with_next). An empty file of the second names none. How a file is read, see
+    /// [`from_file`](Self::from_file).
     ///
     /// ```
     /// use storm_auth_core::Credentials;
@@ -298,38 +313,16 @@ impl Credentials {
     /// [`LONGEST_FILE`](Self::LONGEST_FILE), with what to set.
     pub fn from_variables(
         variable: impl Fn(&str) -> Option<OsString>,
-        file: impl FnOnce(OsString) -> std::io::Result<Vec<u8>>,
+        mut file: impl FnMut(OsString) -> std::io::Result<Vec<u8>>,
     ) -> Result<Self, ConfigError> {
         let id = variable("STORM_CLIENT_ID")
             .ok_or_else(|| ConfigError::new(Field::ClientId, "not set; set the variable"))
             .and_then(|id| into_text(Field::ClientId, id))?;
         // Tools that fill in variables set the one that is not used to nothing.
         let filled = |name| variable(name).filter(|value| !value.is_empty());
-        let secret = match (filled("STORM_CLIENT_SECRET"), filled("STORM_CLIENT_SECRET_FILE")) {
-            (Some(secret), None) => into_text(Field::ClientSecret, secret)?,
-            (None, Some(path)) => {
-                let unreadable = "it cannot be read; check the path and its permissions";
-                let mut bytes =
-                    Zeroizing::new(file(path).map_err(|_| ConfigError::new(Field::ClientSecretFile, unreadable))?);
-                if bytes.len() > Self::LONGEST_FILE {
-                    let long = "longer than 64 KiB; name the file that holds the client secret alone";
-                    return Err(ConfigError::new(Field::ClientSecretFile, long));
-                }
-                let ending = match &bytes[..] {
-                    [.., b'\r', b'\n'] => 2,
-                    [.., b'\n'] => 1,
-                    _ => 0,
-                };
-                let length = bytes.len() - ending;
-                bytes.truncate(length);
-                let text = core::str::from_utf8(&bytes)
-                    .map_err(|_| ConfigError::new(Field::ClientSecretFile, "not UTF-8; write the secret as UTF-8"))?;
-                let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
-                return Self::new(id, text).map_err(|error| match error.field() {
-                    Field::ClientSecret => error.about(Field::ClientSecretFile),
-                    _ => error,
-                });
-            }
+        let credentials = match (filled("STORM_CLIENT_SECRET"), filled("STORM_CLIENT_SECRET_FILE")) {
+            (Some(secret), None) => Self::new(id, into_text(Field::ClientSecret, secret)?)?,
+            (None, Some(path)) => Self::from_file(id, file(path))?,
             (Some(_), Some(_)) => {
                 return Err(ConfigError::new(
                     Field::ClientSecret,
@@ -343,8 +336,33 @@ impl Credentials {
                 ));
             }
         };
-        Self::new(id, secret)
+        match (filled("STORM_CLIENT_SECRET_NEXT"), filled("STORM_CLIENT_SECRET_NEXT_FILE")) {
+            (None, None) => Ok(credentials),
+            (Some(next), None) => credentials.with_next(into_text(Field::NextSecret, next)?),
+            (None, Some(path)) => match text_of(Field::NextSecretFile, file(path))? {
+                none if none.is_empty() => Ok(credentials),
+                next => credentials.with_next(next.as_str()).map_err(|error| error.about(Field::NextSecretFile)),
+            },
+            (Some(_), Some(_)) => Err(ConfigError::new(
+                Field::NextSecret,
+                "set twice; unset STORM_CLIENT_SECRET_NEXT or STORM_CLIENT_SECRET_NEXT_FILE",
+            )),
+        }
     }
+}
+
+/// What a secret's file says.
+fn text_of(field: Field, file: std::io::Result<Vec<u8>>) -> Result<Zeroizing<String>, ConfigError> {
+    let unreadable = "it cannot be read; check the path and its permissions";
+    let bytes = Zeroizing::new(file.map_err(|_| ConfigError::new(field, unreadable))?);
+    if bytes.len() > Credentials::LONGEST_FILE {
+        let long = "longer than 64 KiB; name the file that holds the client secret alone";
+        return Err(ConfigError::new(field, long));
+    }
+    let text =
+        core::str::from_utf8(&bytes).map_err(|_| ConfigError::new(field, "not UTF-8; write the secret as UTF-8"))?;
+    let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    Ok(Zeroizing::new(line.strip_prefix('\u{FEFF}').unwrap_or(line).to_owned()))
 }
 
 pub(crate) fn into_text(field: Field, value: OsString) -> Result<String, ConfigError> {

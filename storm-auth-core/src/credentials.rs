@@ -24,6 +24,11 @@ impl ClientSecret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is the same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
 }
 
 impl fmt::Debug for ClientSecret {
@@ -32,7 +37,7 @@ impl fmt::Debug for ClientSecret {
     }
 }
 
-/// The client id and secret of one integration.
+/// The client id and secret of one integration; while its secret is being changed, two of them.
 ///
 /// ```
 /// use storm_auth_core::Credentials;
@@ -45,10 +50,22 @@ impl fmt::Debug for ClientSecret {
 /// assert_eq!(error.to_string(), "client secret (STORM_CLIENT_SECRET): white space at its start or end; remove it");
 /// # Ok::<(), storm_auth_core::ConfigError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Credentials {
     client_id: String,
     secret: ClientSecret,
+    next: Option<ClientSecret>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Credentials");
+        shown.field("client_id", &self.client_id).field("secret", &self.secret);
+        if let Some(next) = &self.next {
+            shown.field("next", next);
+        }
+        shown.finish()
+    }
 }
 
 impl Credentials {
@@ -58,7 +75,27 @@ impl Credentials {
         // The secret goes first into its wiping type, so that a bad id does not leave it behind.
         let secret = ClientSecret::new(secret)?;
         check_text(Field::ClientId, &client_id)?;
-        Ok(Self { client_id, secret })
+        Ok(Self { client_id, secret, next: None })
+    }
+
+    /// The same with a second secret beside the first, for the time in which nobody knows when the server changes from one to the
+    /// other. A request that is refused with `invalid_client` is sent once more with the other one, and the one that works is kept to.
+    /// Which of them is given as the first matters only until then. The same secret twice is one.
+    ///
+    /// ```
+    /// use storm_auth_core::Credentials;
+    ///
+    /// let credentials = Credentials::new("shop", "S3cret")?.with_next("Successor")?;
+    /// assert_eq!(credentials.next_secret().map(|secret| secret.expose()), Some("Successor"));
+    /// assert!(Credentials::new("shop", "S3cret")?.with_next("S3cret")?.next_secret().is_none());
+    /// # Ok::<(), storm_auth_core::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for the first one: [`Field::NextSecret`].
+    pub fn with_next(self, secret: impl Into<String>) -> Result<Self, ConfigError> {
+        let next = ClientSecret::new(secret).map_err(|error| error.about(Field::NextSecret))?;
+        Ok(Self { next: Some(next).filter(|next| !next.is(&self.secret)), ..self })
     }
 
     /// The client id.
@@ -66,11 +103,56 @@ impl Credentials {
         &self.client_id
     }
 
-    /// The client secret.
+    /// The client secret that is sent; of two, the one that is tried first.
     pub fn secret(&self) -> &ClientSecret {
         &self.secret
     }
+
+    /// The other one, where there are two.
+    pub fn next_secret(&self) -> Option<&ClientSecret> {
+        self.next.as_ref()
+    }
+
+    /// Puts the other secret first, where there is one.
+    pub(crate) fn swap(&mut self) {
+        if let Some(next) = &mut self.next {
+            core::mem::swap(&mut self.secret, next);
+        }
+    }
+
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &ClientSecret> {
+        [&self.secret].into_iter().chain(&self.next)
+    }
+
+    /// Whether these are the same secrets, whichever stands first.
+    pub(crate) fn are(&self, other: &Self) -> bool {
+        let holds = |one: &Self, other: &Self| one.secrets().all(|secret| other.secrets().any(|its| its.is(secret)));
+        holds(self, other) && holds(other, self)
+    }
 }
+
+/// Why the place where credentials come from gave none. The text is for people; the machine cuts it, and clears it of the secrets
+/// that it knows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CredentialsFailure {
+    /// What went wrong, and where to look.
+    pub detail: String,
+}
+
+impl CredentialsFailure {
+    /// A failure with a description of it.
+    pub fn new(detail: impl Into<String>) -> Self {
+        Self { detail: detail.into() }
+    }
+}
+
+impl fmt::Display for CredentialsFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for CredentialsFailure {}
 
 /// R3: an id or a secret that was pasted with something around it is refused before it costs a request.
 fn check_text(field: Field, text: &str) -> Result<(), ConfigError> {

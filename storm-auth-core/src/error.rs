@@ -94,6 +94,10 @@ pub enum Field {
     ClientSecret,
     /// The file that holds the client secret (`STORM_CLIENT_SECRET_FILE`).
     ClientSecretFile,
+    /// The secret beside the client secret (`STORM_CLIENT_SECRET_NEXT`, `STORM_CLIENT_SECRET_NEXT_FILE`).
+    NextSecret,
+    /// The file that holds it (`STORM_CLIENT_SECRET_NEXT_FILE`).
+    NextSecretFile,
     /// The scope (`STORM_SCOPE`).
     Scope,
     /// The application id (`STORM_APPLICATION_ID`).
@@ -130,6 +134,8 @@ impl Field {
             Self::ClientId => ("client id", Some("STORM_CLIENT_ID")),
             Self::ClientSecret => ("client secret", Some("STORM_CLIENT_SECRET")),
             Self::ClientSecretFile => ("client secret file", Some("STORM_CLIENT_SECRET_FILE")),
+            Self::NextSecret => ("next client secret", Some("STORM_CLIENT_SECRET_NEXT")),
+            Self::NextSecretFile => ("next client secret file", Some("STORM_CLIENT_SECRET_NEXT_FILE")),
             Self::Scope => ("scope", Some("STORM_SCOPE")),
             Self::ApplicationId => ("application id", Some("STORM_APPLICATION_ID")),
             Self::ApplicationHeader => ("application id header", None),

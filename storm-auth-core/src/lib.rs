@@ -14,7 +14,8 @@
 //! 3. Drain [`poll_output`](Machine::poll_output): perform each action, hand each result to its waiter, log the events.
 //! 4. Report what came of an action with [`handle_response`](Machine::handle_response) or
 //!    [`handle_failure`](Machine::handle_failure), and with [`handle_store`](Machine::handle_store) where a [store] was announced
-//!    with [`share`](Machine::share); go to 3.
+//!    with [`share`](Machine::share) and [`handle_credentials`](Machine::handle_credentials) where
+//!    [`renew_credentials`](Machine::renew_credentials) says that they come from somewhere; go to 3.
 //! 5. Sleep until [`poll_timeout`](Machine::poll_timeout) at the longest, call
 //!    [`handle_timeout`](Machine::handle_timeout), and go to 3.
 //!
@@ -43,7 +44,7 @@
 //!             let body = ResponseBody::try_from(&body[..]).expect("it is shorter than 64 KiB");
 //!             machine.handle_response(send.op, &http::Response::new(body), later);
 //!         }
-//!         Output::Perform(Action::Store(_)) => unreachable!("no store was announced"),
+//!         Output::Perform(Action::Store(_) | Action::Credentials(_)) => unreachable!("neither was announced"),
 //!         Output::Resolve(id, result) => {
 //!             assert_eq!(id, waiter);
 //!             token = Some(result?);
@@ -92,6 +93,17 @@
 //!              └── a token of another process: Idle
 //! ```
 //!
+//! # A secret that changes
+//!
+//! While a client's secret is being changed, [`Credentials::with_next`] names both. A request that is refused with `invalid_client`
+//! goes out once more with the other secret, and whichever worked is kept to; when both are refused, each probe tries the other one.
+//! Processes that share a [store] find a token under either secret, so that one which names them in another order, or starts with
+//! the old one, comes to use what the others use; at worst it works alone meanwhile, within its budget.
+//!
+//! Credentials that live somewhere else, in a file or a vault, are announced with [`Machine::renew_credentials`]: then somebody is sent
+//! to look there beside each token request, and every 10 s while a refused configuration stands and a token is wanted. Others
+//! that are found there take effect at once. So a secret that was changed costs one request that is refused, and no restart.
+//!
 //! # What it keeps to
 //!
 //! - A token is never handed out at or past its hard expiry: the time its request was *sent*, plus its lifetime, less 2 % of
@@ -130,7 +142,7 @@ pub use authorize::Api;
 pub use config::{Config, Policy, Settings};
 #[cfg(feature = "serde")]
 pub use config_file::FileSettings;
-pub use credentials::{ClientSecret, Credentials, Scope, scope};
+pub use credentials::{ClientSecret, Credentials, CredentialsFailure, Scope, scope};
 pub use environment::{ApiUrl, Environment, HttpHosts, Origin, Stage, TokenUrl};
 pub use error::{AcquireError, Cause, ConfigError, Failure, FailureKind, Field};
 pub use machine::{Budget, Counters, Event, Invalidated, Key, KeyId, KeyStatus, Machine, Status};

@@ -130,7 +130,7 @@ impl World {
                     assert!(result.is_ok(), "R75: {result:?}");
                     taken.served = true;
                 }
-                Output::Event(_) => {}
+                Output::Perform(Action::Credentials(_)) | Output::Event(_) => {}
             }
         }
         // Who goes on is told in the next steps; who is served stays so.

@@ -39,7 +39,8 @@ use storm_auth_core::machine::Output;
 use storm_auth_core::store::{StoreFailure, TokenStore as _};
 use storm_auth_core::wire::{challenge::bearer_error, response::ResponseBody, response::read_response};
 use storm_auth_core::{
-    Budget, Cause, Credentials, Failure, FailureKind, HttpHosts, Machine, Now, Policy, Settings, Token,
+    Budget, Cause, Credentials, CredentialsFailure, Failure, FailureKind, HttpHosts, Machine, Now, Policy, Settings,
+    Token,
 };
 use storm_auth_tests::emulator::{At, Emulator, Endpoint, Fault, Limiter};
 use storm_auth_tests::memory_store::MemoryStore;
@@ -497,7 +498,7 @@ fn play_core() {
     let now = Now::from_millis(1_000_000, 1_700_000_000_000);
     let config = Settings::new()
         .environment(storm_auth_core::Environment::storm_lab())
-        .credentials(Credentials::new("shop", secret.clone()).unwrap())
+        .credentials(Credentials::new("shop", secret.clone()).unwrap().with_next(format!("{secret}+")).unwrap())
         .check()
         .unwrap();
     say("config", &config);
@@ -526,6 +527,7 @@ fn play_core() {
         machine.share();
         let store = MemoryStore::new();
         let key = machine.add_key(config.key.clone(), now);
+        machine.renew_credentials(key, now);
         say("acquire", &machine.acquire(key, None, now));
         let mut body = ResponseBody::new();
         body.push(text.as_bytes()).unwrap();
@@ -562,6 +564,12 @@ fn play_core() {
                     }
                     say("failure", &StoreFailure::new("on purpose"));
                     machine.handle_store(request.op, Ok(reply), now);
+                    continue;
+                }
+                storm_auth_core::machine::Action::Credentials(request) => {
+                    say("look", &request);
+                    let failure = CredentialsFailure::new(format!("a vault says {secret}"));
+                    machine.handle_credentials(request.op, Err(failure), now);
                     continue;
                 }
             };

@@ -5,8 +5,9 @@
 //! A driver keeps one `Mutex<Board<W>>` for a limiter group, `W` being what wakes a caller of its kind. It
 //!
 //! 1. reads the [`Cell`]; on `None` it locks the board and calls [`Board::acquire`];
-//! 2. takes [`Board::take_work`] before it unlocks, every time, and then wakes, reports the events and performs the sends;
-//! 3. reports what came of a send with [`Board::report`], and does 2 again;
+//! 2. takes [`Board::take_work`] before it unlocks, every time, and then wakes, reports the events and performs the sends and the
+//!    looks where credentials come from;
+//! 3. reports what came of a send with [`Board::report`], and of a look with [`Board::report_credentials`], and does 2 again;
 //! 4. where there is a store, lets one thread at a time perform [`Board::next_store`] and report with [`Board::report_store`], as
 //!    long as there is one, when [`Work::store`] says so; and while a send that is [`leased`](TokenRequest::leased) is under way, lets
 //!    one sleep as in 5;
@@ -27,10 +28,11 @@ use std::sync::Arc;
 
 use http::Response;
 
+use crate::credentials::{Credentials, CredentialsFailure};
 use crate::error::{AcquireError, Failure};
 use crate::machine::{
-    Acquire, Action, Event, Key, KeyId, Machine, OpId, Output, StoreRequest, Timeout, TimeoutReason, TokenRequest,
-    WaiterId,
+    Acquire, Action, CredentialsRequest, Event, Key, KeyId, Machine, OpId, Output, StoreRequest, Timeout,
+    TimeoutReason, TokenRequest, WaiterId,
 };
 use crate::store::{StoreCommand, StoreFailure, StoreOp, StoreReply};
 use crate::time::{Mono, Now};
@@ -54,6 +56,8 @@ pub struct Board<W> {
     errands: usize,
     /// What sleeps until the machine's deadline sleeps until this.
     due: Option<Mono>,
+    /// Looks where credentials come from.
+    looks: VecDeque<CredentialsRequest>,
     sends: VecDeque<TokenRequest>,
     /// Operations of the store, in their order.
     stores: VecDeque<StoreRequest>,
@@ -80,6 +84,9 @@ pub struct Work<W> {
     pub wakes: Vec<W>,
     /// Report these.
     pub events: Vec<Event>,
+    /// Perform these, each on its own, and report with [`Board::report_credentials`]: before the sends, since one of them may be sent
+    /// with a secret that is an old one.
+    pub looks: VecDeque<CredentialsRequest>,
     /// Perform these, each on its own, and report with [`Board::report`].
     pub sends: VecDeque<TokenRequest>,
     /// Whether a thread has to be started that performs [`Board::next_store`] until there is none.
@@ -102,6 +109,7 @@ impl<W> Board<W> {
             onlookers: Vec::new(),
             errands: 0,
             due: None,
+            looks: VecDeque::new(),
             sends: VecDeque::new(),
             stores: VecDeque::new(),
             at_store: false,
@@ -122,6 +130,7 @@ impl<W> Board<W> {
             core::mem::forget(core::mem::take(&mut self.waits));
             core::mem::forget(core::mem::take(&mut self.onlookers));
             core::mem::forget(core::mem::take(&mut self.wakes));
+            self.looks.clear();
             self.sends.clear();
             self.stores.clear();
             (self.at_store, self.performed) = (false, None);
@@ -224,6 +233,12 @@ impl<W> Board<W> {
         self.pump(now);
     }
 
+    /// What was found where a key's credentials come from.
+    pub fn report_credentials(&mut self, op: OpId, found: Result<Credentials, CredentialsFailure>, now: Now) {
+        self.machine.handle_credentials(op, found, now);
+        self.pump(now);
+    }
+
     /// Whether a report for this operation is still awaited.
     pub fn awaits(&self, op: OpId) -> bool {
         self.machine.awaits(op)
@@ -259,17 +274,18 @@ impl<W> Board<W> {
 
     /// Takes everything there is to do. The driver does it after unlocking.
     pub fn take_work(&mut self) -> Work<W> {
-        let sends = core::mem::take(&mut self.sends);
+        let (looks, sends) = (core::mem::take(&mut self.looks), core::mem::take(&mut self.sends));
         let store = !self.at_store && !self.stores.is_empty();
         self.at_store |= store;
-        Work { sends, store, ..self.take_wakes() }
+        Work { looks, sends, store, ..self.take_wakes() }
     }
 
-    /// The same without the sends, for a place that may not start threads, like a `Drop`. They are taken by a caller: one that
+    /// The same without the looks and sends, for a place that may not start threads, like a `Drop`. They are taken by a caller: one that
     /// waits and is woken for it, or the next that reads its key's cell.
     pub fn take_wakes(&mut self) -> Work<W> {
         let stores = self.stores.iter().filter(|_| !self.at_store).map(|request| request.key);
-        let left: Vec<_> = self.sends.iter().map(|send| send.key).chain(stores).collect();
+        let looks = self.looks.iter().map(|look| look.key);
+        let left: Vec<_> = self.sends.iter().map(|send| send.key).chain(looks).chain(stores).collect();
         if !left.is_empty() {
             self.wake_all();
         }
@@ -282,6 +298,7 @@ impl<W> Board<W> {
         Work {
             wakes: core::mem::take(&mut self.wakes),
             events: core::mem::take(&mut self.events),
+            looks: VecDeque::new(),
             sends: VecDeque::new(),
             store: false,
         }
@@ -294,6 +311,7 @@ impl<W> Board<W> {
             match output {
                 Output::Perform(Action::Send(send)) => self.sends.push_back(send),
                 Output::Perform(Action::Store(request)) => self.stores.push_back(request),
+                Output::Perform(Action::Credentials(look)) => self.looks.push_back(look),
                 Output::Event(event) => self.events.push(event),
                 Output::Resolve(waiter, result) => {
                     // A waiter that has gone is no longer on the board.
@@ -314,6 +332,7 @@ impl<W> Board<W> {
         }
         // A request that nobody performed before its patience ended, or before its key went, is not sent any more.
         self.sends.retain(|send| self.machine.awaits(send.op));
+        self.looks.retain(|look| self.machine.awaits(look.op));
         // What has to be given back or told is done, however late.
         self.stores.retain(|request| is_owed(&request.store_op) || self.machine.awaits(request.op));
         // One that ends is told by no output.

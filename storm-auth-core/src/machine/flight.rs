@@ -17,10 +17,11 @@ use crate::error::{AcquireError, Cause, Failure, FailureKind};
 use crate::machine::backoff::{self, Patience, Throttle};
 use crate::machine::budget::Bucket;
 use crate::machine::output::{Action, Event, OpId, Output, Reason, TokenRequest};
+use crate::machine::renewal::Source;
 use crate::machine::sharing::Tenure;
 use crate::machine::timer::{Timer, Timers};
 use crate::machine::{Invalidated, Key, KeyId, Machine, Phase, Waiter, WaiterId};
-use crate::store::{Order, Vault};
+use crate::store::{Lease, Order, Vault};
 use crate::time::{Moment, Mono, Now, Unix, millis};
 use crate::token::{Token, TokenId};
 use crate::wire::request::token_request;
@@ -53,6 +54,8 @@ pub(super) struct Slot {
     /// How many want it kept warm.
     pub(super) warmers: u32,
     warm_at: Option<Mono>,
+    /// The place where its credentials come from, where there is one.
+    pub(super) source: Option<Source>,
     /// Until when its request was last said to have to wait.
     deferred: Option<Unix>,
     /// Whether a token has been refreshed while it lived.
@@ -64,7 +67,9 @@ pub(super) struct Slot {
     /// Refused configurations in a row.
     refusals: u32,
     /// The refused configuration that stands until a token comes or the credentials change.
-    refusal: Option<Box<Refusal>>,
+    pub(super) refusal: Option<Box<Refusal>>,
+    /// Whether the second one of its secrets was refused, since a token came or the credentials changed.
+    other_refused: bool,
     /// Rejections of fresh tokens in a row.
     fresh_rejections: u32,
     rejected: VecDeque<TokenId>,
@@ -123,11 +128,13 @@ pub(super) fn skew(lifetime: Duration) -> Duration {
 #[derive(Clone, Debug)]
 pub(super) enum Flight {
     Idle,
-    /// The store is asked for the key's record.
+    /// The store is asked for the key's record; where the key has two secrets, for that of the other one after its own.
     Reading {
         op: OpId,
         patience_ends: Mono,
         vault: Vault,
+        /// What was said of the lease beside the first record.
+        first: Option<Lease>,
     },
     /// A request is wanted, and goes when the key's own spacing, the gate and the budget let it.
     Queued {
@@ -206,6 +213,7 @@ impl Slot {
             waiters: BTreeSet::new(),
             warmers: 0,
             warm_at: None,
+            source: None,
             deferred: None,
             refreshed: false,
             bucket,
@@ -213,6 +221,7 @@ impl Slot {
             failures: 0,
             refusals: 0,
             refusal: None,
+            other_refused: false,
             fresh_rejections: 0,
             rejected: VecDeque::new(),
             rejected_order: None,
@@ -230,6 +239,15 @@ impl Slot {
         self.failures = 0;
         self.refusals = 0;
         self.refusal = None;
+        self.other_refused = false;
+    }
+
+    /// The secret of the request that is under way; the key's own where none is.
+    pub(super) fn sent_secret(&self) -> &ClientSecret {
+        match &self.flight {
+            Flight::Requesting { secret, .. } => secret,
+            _ => self.key.credentials.secret(),
+        }
     }
 
     /// What is served in place of an error: the expired token, where the policy lets it be, and for those that wait one that a wall
@@ -396,6 +414,7 @@ impl Machine {
         self.ops.insert(op, key);
         self.timers.set(patience_ends, Timer::Flight(key));
         self.counters.requests += 1;
+        self.look_for_credentials(key, now);
         self.outputs.event(Event::Requested { key, op, reason });
         self.outputs.push(Output::Perform(Action::Send(TokenRequest { op, key, request, patience, leased })));
         self.settle(key, now);
@@ -568,7 +587,7 @@ impl Machine {
             Outcome::Granted(grant) => self.granted(landed, grant, tenure, now),
             Outcome::Refused(refusal) => match refusal.class {
                 Class::Throttled => self.requeue(key, tenure, now),
-                _ if self.slots[&key].key.credentials.secret().expose() != landed.secret.expose() => {
+                _ if !self.slots[&key].key.credentials.secrets().any(|secret| secret.is(&landed.secret)) => {
                     // R43: what the old secret is told says nothing about the new one.
                     self.outputs.event(Event::LateReport { op });
                     match refusal.class {
@@ -576,6 +595,15 @@ impl Machine {
                         _ => self.counters.unusable += 1,
                     }
                     self.requeue(key, tenure, now);
+                }
+                Class::Configuration if refusal.invalid_client => {
+                    match self.try_other_secret(key, &landed.secret, now) {
+                        true => {
+                            self.let_rest(key, tenure, backoff::after_refusal(1), now);
+                            self.requeue(key, None, now);
+                        }
+                        false => self.refused(key, refusal, tenure, now),
+                    }
                 }
                 Class::Configuration => self.refused(key, refusal, tenure, now),
                 Class::Transient => {
@@ -718,6 +746,33 @@ impl Machine {
         refresh_at
     }
 
+    /// A secret was refused: where there is another one, it goes first from now on. Returns whether it is to be tried at once, since
+    /// it was not refused itself; then this refusal is over.
+    fn try_other_secret(&mut self, key: KeyId, refused: &ClientSecret, now: Now) -> bool {
+        let slot = self.slot_mut(key);
+        if slot.key.credentials.next_secret().is_none() {
+            return false;
+        }
+        if slot.key.credentials.secret().is(refused) {
+            self.swap_secrets(key, now);
+        }
+        let untried = self.may_try_other(key);
+        self.counters.refused += u64::from(untried);
+        untried
+    }
+
+    /// Whether the other secret was not refused yet: once, since from here on both were.
+    pub(super) fn may_try_other(&mut self, key: KeyId) -> bool {
+        !core::mem::replace(&mut self.slot_mut(key).other_refused, true)
+    }
+
+    /// The other one of two secrets goes first from now on.
+    pub(super) fn swap_secrets(&mut self, key: KeyId, now: Now) {
+        self.slot_mut(key).key.credentials.swap();
+        self.outputs.event(Event::SecretSwapped { key });
+        self.settle(key, now);
+    }
+
     fn refused(&mut self, key: KeyId, refusal: Refusal, tenure: Option<Tenure>, now: Now) {
         self.counters.refused += 1;
         let slot = self.slots.get_mut(&key).expect(KNOWN);
@@ -834,13 +889,14 @@ impl Machine {
 
     pub(super) fn replace_credentials(&mut self, key: KeyId, credentials: Credentials, now: Now) {
         let slot = self.slots.get_mut(&key).expect(KNOWN);
-        if slot.key.credentials.secret().expose() == credentials.secret().expose() {
-            // A file that is read again and again says nothing new, and a refusal of it stands (R37).
+        if slot.key.credentials.are(&credentials) {
+            // A file that is read again and again says nothing new: a refusal of it stands (R37), and so does which one of two worked.
             return;
         }
         slot.key.credentials = credentials;
         slot.refusals = 0;
         slot.refusal = None;
+        slot.other_refused = false;
         if matches!(slot.flight, Flight::BackingOff { trouble: Trouble::Refused(_), .. }) {
             slot.flight = Flight::Idle;
         }
@@ -875,6 +931,10 @@ impl Machine {
                         self.want(key, now);
                     }
                     // A wall clock that was set back since has put a back-off's end off again.
+                    self.settle(key, now);
+                }
+                Timer::Look(key) => {
+                    self.look_for_correction(key, now);
                     self.settle(key, now);
                 }
                 Timer::Waiter(waiter) => overdue.push(waiter),
@@ -1026,6 +1086,7 @@ impl Machine {
         if let Some(at) = warm_at {
             self.timers.set(at, Timer::Warm(key));
         }
+        self.settle_look(key, now);
     }
 
     pub(super) fn withdraw_all(&mut self, now: Now) {
@@ -1061,10 +1122,12 @@ impl Machine {
         self.queue.clear();
         self.waiters.clear();
         self.timers = Timers::default();
+        self.looks.clear();
         for slot in self.slots.values_mut() {
             slot.waiters.clear();
             slot.warmers = 0;
             slot.warm_at = None;
+            slot.source.iter_mut().for_each(Source::forget_timer);
             if !matches!(slot.flight, Flight::BackingOff { .. }) {
                 slot.flight = Flight::Idle;
             }
@@ -1107,6 +1170,12 @@ impl Machine {
         if let Some(at) = slot.warm_at {
             self.timers.clear(at, Timer::Warm(key));
         }
+        if let Some(at) = slot.source.as_ref().and_then(Source::look_at) {
+            self.timers.clear(at, Timer::Look(key));
+        }
+        if let Some(op) = self.looks.forget(key) {
+            self.outputs.withdraw(op);
+        }
         self.keys.remove(&slot.key.identity());
         self.outage.forget(key);
         if self.changed.len() > self.slots.len() + REMOVED_KEPT {
@@ -1123,11 +1192,11 @@ impl Machine {
 
 const KNOWN: &str = "keys in flights, queue, timers and waiters are removed together with their slot";
 
-/// What must not show in any text: the secret that was sent, the one that replaced it since, and the token that lives.
-fn secrets(slot: &Slot, sent: &ClientSecret) -> [Zeroizing<Vec<u8>>; 3] {
-    let copy = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
-    let current = slot.key.credentials.secret();
-    [copy(sent.expose()), copy(current.expose()), copy(slot.held.as_ref().map_or("", |held| held.token.expose()))]
+/// What must not show in any text: the secret that was sent, those that the key has now, and the token that lives.
+pub(super) fn secrets(slot: &Slot, sent: &ClientSecret) -> Vec<Zeroizing<Vec<u8>>> {
+    let known = [sent].into_iter().chain(slot.key.credentials.secrets()).map(ClientSecret::expose);
+    let held = slot.held.as_ref().map(|held| held.token.expose());
+    known.chain(held).map(|text| Zeroizing::new(text.as_bytes().to_vec())).collect()
 }
 
 /// A share of a lifetime, in whole milliseconds.

@@ -5,10 +5,10 @@
 //!
 //! 1. **Commands** from callers: [`add_key`](Machine::add_key), [`acquire`](Machine::acquire), [`cancel`](Machine::cancel),
 //!    [`invalidate`](Machine::invalidate), [`set_credentials`](Machine::set_credentials),
-//!    [`keep_warm`](Machine::keep_warm), [`shut_down`](Machine::shut_down), [`start_anew`](Machine::start_anew).
+//!    [`renew_credentials`](Machine::renew_credentials), [`keep_warm`](Machine::keep_warm), [`shut_down`](Machine::shut_down), [`start_anew`](Machine::start_anew).
 //! 2. **Inputs** from the driver: [`handle_response`](Machine::handle_response),
 //!    [`handle_failure`](Machine::handle_failure), [`handle_store`](Machine::handle_store),
-//!    [`handle_timeout`](Machine::handle_timeout). They never fail; a late or
+//!    [`handle_credentials`](Machine::handle_credentials), [`handle_timeout`](Machine::handle_timeout). They never fail; a late or
 //!    unknown id is ignored and reported as an event.
 //! 3. **Outputs** to the driver: [`poll_output`](Machine::poll_output), to be drained after every call of the first two
 //!    kinds, and [`poll_timeout`](Machine::poll_timeout). Draining late or in part loses nothing: while outputs are queued,
@@ -24,6 +24,7 @@ mod flight;
 mod gate;
 mod outage;
 mod output;
+mod renewal;
 mod sharing;
 mod timer;
 mod waiters;
@@ -32,7 +33,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Policy;
-use crate::credentials::{Credentials, Scope};
+use crate::credentials::{Credentials, CredentialsFailure, Scope};
 use crate::environment::TokenUrl;
 use crate::error::{AcquireError, ConfigError, Failure, Field};
 use crate::store::{StoreFailure, StoreReply};
@@ -42,8 +43,8 @@ use crate::wire::response::ResponseBody;
 
 pub use budget::Budget;
 pub use output::{
-    Action, Activity, Counters, Event, KeyStatus, OpId, Output, Reason, RecordFault, Severity, Status, StoreRequest,
-    Timeout, TimeoutReason, TokenRequest,
+    Action, Activity, Counters, CredentialsRequest, Event, KeyStatus, OpId, Output, Reason, RecordFault, Severity,
+    Status, StoreRequest, Timeout, TimeoutReason, TokenRequest,
 };
 pub use waiters::WaiterId;
 
@@ -52,6 +53,7 @@ use flight::{Flight, Slot};
 use gate::Gate;
 use outage::Outage;
 use output::Outputs;
+use renewal::Looks;
 use sharing::Sharing;
 use timer::{Timer, Timers};
 use waiters::{Waiter, Waiters};
@@ -191,6 +193,7 @@ pub struct Machine {
     outage: Outage,
     /// The store, where there is one.
     sharing: Option<Sharing>,
+    looks: Looks,
     phase: Phase,
     outputs: Outputs,
     changed: BTreeSet<KeyId>,
@@ -222,6 +225,7 @@ impl Machine {
             gate: Gate::default(),
             outage: Outage::default(),
             sharing: None,
+            looks: Looks::default(),
             phase: Phase::Open,
             outputs: Outputs::default(),
             changed: BTreeSet::new(),
@@ -291,6 +295,7 @@ impl Machine {
                     Acquire::Wait(waiter)
                 }
                 Err(error) => {
+                    self.look_for_correction(key, now);
                     self.leave_queue_if_unneeded(key, now);
                     match self.slots[&key].fallback(&self.policy, now) {
                         Some(token) => Acquire::Ready(token.clone()),
@@ -316,7 +321,8 @@ impl Machine {
     }
 
     /// Replaces the secret of a key in place: the next request uses it, the current token stays, a refused configuration is
-    /// forgotten, and a late error of the old secret is dropped (R43).
+    /// forgotten, and a late error of the old secret is dropped (R43). The secrets that are known already, in whichever order, change
+    /// nothing.
     ///
     /// # Errors
     /// Another client id: that is another key, so add it with [`add_key`](Self::add_key).
@@ -331,6 +337,13 @@ impl Machine {
             }
             None => Err(ConfigError::new(Field::ClientId, "no such key; add it to the machine first")),
         }
+    }
+
+    /// This key's credentials come from somewhere: from now on the machine gives out [`Action::Credentials`] for it, beside each of
+    /// its token requests, and while a refused configuration stands: then when a caller is told so from memory, or by itself where the
+    /// key is kept warm, and at most once per 10 s.
+    pub fn renew_credentials(&mut self, key: KeyId, now: Now) {
+        self.announce_source(key, now);
     }
 
     /// Refreshes this key's token without being called, until [`keep_cold`](Self::keep_cold) was called as often.
@@ -395,6 +408,15 @@ impl Machine {
         self.elapse(now);
     }
 
+    /// It was looked where a key's credentials come from. Others than the known ones take effect as with
+    /// [`set_credentials`](Self::set_credentials); where none were found, or another client's, the known ones stay in use, and an
+    /// event says so.
+    pub fn handle_credentials(&mut self, op: OpId, found: Result<Credentials, CredentialsFailure>, now: Now) {
+        self.gate.read_clocks(now);
+        self.credentials_found(op, found, now);
+        self.elapse(now);
+    }
+
     /// Time has passed. Harmless at any time; needed when [`poll_timeout`](Self::poll_timeout) says so.
     pub fn handle_timeout(&mut self, now: Now) {
         self.elapse(now);
@@ -425,6 +447,7 @@ impl Machine {
                 Timer::Waiter(_) => TimeoutReason::Deadline,
                 Timer::Spaced(_) => TimeoutReason::NextSlot,
                 Timer::Warm(_) => TimeoutReason::KeepWarm,
+                Timer::Look(_) => TimeoutReason::Credentials,
             },
         });
         let slot = self.next_sending().map(|at| Timeout { at, reason: TimeoutReason::NextSlot });
@@ -453,7 +476,9 @@ impl Machine {
     /// Whether a report for this operation is still awaited.
     #[cfg(feature = "driver")]
     pub(crate) fn awaits(&self, op: OpId) -> bool {
-        self.ops.contains_key(&op) || self.sharing.as_ref().is_some_and(|sharing| sharing.awaits(op))
+        self.ops.contains_key(&op)
+            || self.looks.awaits(op)
+            || self.sharing.as_ref().is_some_and(|sharing| sharing.awaits(op))
     }
 
     /// How many operations of the store are under way that no flight waits for.

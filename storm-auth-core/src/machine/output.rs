@@ -33,6 +33,10 @@ pub enum Action {
     /// Hand an operation to the store, on a thread that may block, and report with `handle_store`. Only where a store was
     /// announced with [`share`](crate::Machine::share). Perform them one after the other, in the order they come.
     Store(StoreRequest),
+    /// Look where a key's credentials come from, on a thread that may block where that takes its time, and report with
+    /// `handle_credentials`. Only for keys that were announced with
+    /// [`renew_credentials`](crate::Machine::renew_credentials). Nothing waits for it.
+    Credentials(CredentialsRequest),
 }
 
 impl Action {
@@ -41,8 +45,19 @@ impl Action {
         match self {
             Self::Send(send) => send.op,
             Self::Store(request) => request.op,
+            Self::Credentials(request) => request.op,
         }
     }
+}
+
+/// A look at the place where a key's credentials come from. There is one under way per key at the most: until it is reported, no other
+/// is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CredentialsRequest {
+    /// Names the operation in the report.
+    pub op: OpId,
+    /// Whose credentials.
+    pub key: KeyId,
 }
 
 /// An operation for a store.
@@ -108,6 +123,8 @@ pub enum TimeoutReason {
     KeepWarm,
     /// A lease has to be renewed, or whoever holds it is looked after.
     Lease,
+    /// A key that is kept warm was refused: it is looked where its credentials come from.
+    Credentials,
 }
 
 /// Why a request goes out.
@@ -256,6 +273,18 @@ pub enum Event {
         /// The key.
         key: KeyId,
     },
+    /// The other one of two secrets is used from now on: the one before was refused, or another process got a token with this one.
+    SecretSwapped {
+        /// The key.
+        key: KeyId,
+    },
+    /// Where the credentials of a key come from, none were found that can be used; the known ones stay.
+    CredentialsFailed {
+        /// The key.
+        key: KeyId,
+        /// What the place says, cleared of secrets.
+        detail: String,
+    },
     /// An answer or failure came for an operation that is over, or an error for credentials that were replaced.
     LateReport {
         /// The operation.
@@ -313,6 +342,7 @@ impl Event {
             | Self::Deferred { .. }
             | Self::Noticed { .. }
             | Self::CredentialsReplaced { .. }
+            | Self::SecretSwapped { .. }
             | Self::StoreRecovered
             | Self::Dropped { .. } => Severity::Info,
             Self::Failed { .. }
@@ -321,6 +351,7 @@ impl Event {
             | Self::RecordIgnored { .. }
             | Self::LeaseLapsed { .. }
             | Self::StoreFailed { .. }
+            | Self::CredentialsFailed { .. }
             | Self::ReplayAbandoned { .. } => Severity::Warn,
             Self::Refused { .. } => Severity::Error,
         }
@@ -397,6 +428,13 @@ impl fmt::Display for Event {
                 write!(f, "the API rejected {token:?} and its call was not sent again: its body cannot be sent twice")
             }
             Self::CredentialsReplaced { key } => write!(f, "key {}: credentials replaced", key.index()),
+            Self::SecretSwapped { key } => {
+                write!(f, "key {}: the other one of its two secrets is used now", key.index())
+            }
+            Self::CredentialsFailed { key, detail } => {
+                let key = key.index();
+                write!(f, "key {key}: no credentials where they come from, the known ones stay in use: {detail}")
+            }
             Self::LateReport { op } => write!(f, "a report for request {} came late and was ignored", op.0),
             Self::Dropped { count } => write!(f, "{count} events were dropped because nobody took them"),
         }

@@ -1,6 +1,9 @@
 //! What a store has a say in: a key's record is read before anything is asked, the lease is taken before a request goes out, whoever
 //! holds it is followed, and what came is told to the others.
 //!
+//! A key that has two secrets has two records, one under each: before it asks for a token it looks whether another process has got one
+//! with the other secret, and uses that secret from then on. So those who name the two in another order come to share again.
+//!
 //! The store is asked, never relied on. Where it fails or lies a key goes on alone (R75), and no token is handed out because of it
 //! that would not be handed out otherwise: a record's times are measured by this process's own clock, and its tag by the secret.
 
@@ -63,6 +66,15 @@ pub(super) struct Tenure {
     pub(super) renew_at: Mono,
 }
 
+/// What the store was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Asked {
+    /// A record; the `first` lease is known where it is the second record.
+    Record { first: Option<Lease> },
+    /// The lease, and with it the record.
+    Lease,
+}
+
 /// A way to a request.
 #[derive(Debug)]
 enum Way {
@@ -122,9 +134,12 @@ impl Machine {
 
     /// Has another process a token? From `Idle`, or a `BackingOff` that is over.
     pub(super) fn read(&mut self, key: KeyId, now: Now) {
-        let vault = self.vault(key);
+        self.read_from(key, self.vault(key), None, now);
+    }
+
+    fn read_from(&mut self, key: KeyId, vault: Vault, first: Option<Lease>, now: Now) {
         let (op, patience_ends) = self.ask(key, vault.op(StoreCommand::Read), now);
-        self.slot_mut(key).flight = Flight::Reading { op, patience_ends, vault };
+        self.slot_mut(key).flight = Flight::Reading { op, patience_ends, vault, first };
         self.settle(key, now);
     }
 
@@ -140,6 +155,13 @@ impl Machine {
     fn vault(&self, key: KeyId) -> Vault {
         let key = &self.slots[&key].key;
         Vault::new(key, key.credentials().secret(), &self.policy.egress)
+    }
+
+    /// That of the key's other secret, where this is the one of the secret that it uses.
+    fn other_vault(&self, key: KeyId, vault: &Vault) -> Option<Vault> {
+        let key = &self.slots[&key].key;
+        let other = key.credentials().next_secret().filter(|_| vault.is_of(key.credentials().secret()))?;
+        Some(Vault::new(key, other, &self.policy.egress))
     }
 
     fn ask(&mut self, key: KeyId, store_op: StoreOp, now: Now) -> (OpId, Mono) {
@@ -179,9 +201,9 @@ impl Machine {
             return;
         };
         let slot = self.slot_mut(key);
-        let (leasing, patience_ends, vault) = match core::mem::replace(&mut slot.flight, Flight::Idle) {
-            Flight::Reading { patience_ends, vault, .. } => (false, patience_ends, vault),
-            Flight::Leasing { patience_ends, vault, .. } => (true, patience_ends, vault),
+        let (asked, patience_ends, vault) = match core::mem::replace(&mut slot.flight, Flight::Idle) {
+            Flight::Reading { patience_ends, vault, first, .. } => (Asked::Record { first }, patience_ends, vault),
+            Flight::Leasing { patience_ends, vault, .. } => (Asked::Lease, patience_ends, vault),
             other => {
                 // The answer of a store to a token request: a driver's mistake.
                 slot.flight = other;
@@ -193,11 +215,11 @@ impl Machine {
         self.timers.clear(patience_ends, Timer::Flight(key));
         match result {
             Ok(reply) => {
-                self.store_works(leasing, &reply, now);
-                self.store_replied(key, leasing, &reply, vault, now);
+                self.store_works(asked == Asked::Lease, &reply, now);
+                self.store_replied(key, asked, &reply, vault, now);
             }
             Err(failure) => {
-                self.store_failed(leasing, &failure, now);
+                self.store_failed(asked == Asked::Lease, &failure, now);
                 self.go_on(key, Way::Queue(Path::Alone), now);
             }
         }
@@ -206,7 +228,8 @@ impl Machine {
         self.settle(key, now);
     }
 
-    fn store_replied(&mut self, key: KeyId, leasing: bool, reply: &StoreReply, vault: Vault, now: Now) {
+    fn store_replied(&mut self, key: KeyId, asked: Asked, reply: &StoreReply, vault: Vault, now: Now) {
+        let leasing = asked == Asked::Lease;
         let adopted = self.adopt(key, reply.record.as_ref(), &vault, now);
         if let Some(refresh_at) = adopted
             && !refresh_at.reached(now)
@@ -219,10 +242,28 @@ impl Machine {
         // An outage that others have met is no new one here.
         let slot = self.slot_mut(key);
         slot.failures = slot.failures.max(reply.failures);
-        if !matches!(reply.lease, Lease::Taken) {
-            slot.followed_until = None;
+        let lease = match asked {
+            // Whoever fetches a token with the other secret is followed as well.
+            Asked::Record { first: Some(first) } if reply.lease != Lease::Taken && adopted.is_none() => first,
+            _ => reply.lease,
+        };
+        if lease != Lease::Taken {
+            if asked == (Asked::Record { first: None })
+                && let Some(other) = self.other_vault(key, &vault)
+            {
+                // One that rests after no failure was refused.
+                let refused = matches!(lease, Lease::Resting(_)) && reply.failures == 0;
+                return match refused && self.may_try_other(key) {
+                    true => {
+                        self.swap_secrets(key, now);
+                        self.read(key, now);
+                    }
+                    false => self.read_from(key, other, Some(lease), now),
+                };
+            }
+            self.slot_mut(key).followed_until = None;
         }
-        match reply.lease {
+        match lease {
             Lease::Mine if leasing => self.go_on(key, Way::Leased(vault), now),
             Lease::Free | Lease::Mine if !leasing => self.go_on(key, Way::Queue(Path::Lease), now),
             Lease::Taken => self.follow(key, now),
@@ -322,6 +363,10 @@ impl Machine {
             }
         };
         self.counters.store_hits += 1;
+        let credentials = &self.slots[&key].key.credentials();
+        if !vault.is_of(credentials.secret()) && credentials.next_secret().is_some_and(|secret| vault.is_of(secret)) {
+            self.swap_secrets(key, now);
+        }
         self.end_outage();
         let token = held.token.clone();
         let refresh_at = self.hold(key, held, now);
@@ -388,7 +433,8 @@ impl Machine {
         sharing.again = Some(again);
         if sharing.failures == 1 {
             // Once, and not with each operation that fails.
-            let secrets: Vec<_> = (self.slots.values()).map(|slot| slot.key.credentials().secret().clone()).collect();
+            let known = self.slots.values().flat_map(|slot| slot.key.credentials().secrets());
+            let secrets: Vec<_> = known.cloned().collect();
             let secrets: Vec<_> = secrets.iter().map(|secret| secret.expose().as_bytes()).collect();
             let detail = clear_text(&failure.detail, &secrets);
             self.outputs.event(Event::StoreFailed { detail, retry_at: again.told(now) });
@@ -442,6 +488,14 @@ impl Machine {
     pub(super) fn let_go(&mut self, key: KeyId, tenure: Option<Tenure>, now: Now) {
         if let Some(Tenure { vault, .. }) = tenure {
             self.release(key, &vault, now);
+        }
+    }
+
+    /// A secret was refused, and the other one is tried: those who have the refused one alone ask as seldom as it would.
+    pub(super) fn let_rest(&mut self, key: KeyId, tenure: Option<Tenure>, rest: Duration, now: Now) {
+        if let Some(Tenure { vault, .. }) = tenure {
+            let (owner, failures) = (self.sharing_mut().owner, self.slots[&key].failures);
+            self.errand(key, vault.op(StoreCommand::Release { owner, rest, failures }), now);
         }
     }
 

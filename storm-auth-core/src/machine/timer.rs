@@ -20,6 +20,8 @@ pub(super) enum Timer {
     Spaced(KeyId),
     /// A key that is kept warm needs its refresh.
     Warm(KeyId),
+    /// A key that is kept warm was refused: it is looked where its credentials come from.
+    Look(KeyId),
     /// A waiter's deadline.
     Waiter(WaiterId),
 }

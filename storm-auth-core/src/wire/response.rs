@@ -189,6 +189,8 @@ pub struct Refusal {
     pub status: u16,
     /// The OAuth error, where the body has one; behind a 429 or 503 too.
     pub error: Option<OAuthError>,
+    /// Whether that error is `invalid_client`, the client's id or secret, whatever of its text may be shown.
+    pub invalid_client: bool,
     /// What is wrong with the body: always set for a 2xx without an OAuth error. With other statuses the status decides, and this
     /// is set only where it may hide an OAuth error: a body that is too large, encoded, or repeats a member. A proxy's HTML page
     /// is no problem worth a name.
@@ -455,6 +457,7 @@ fn refusal(
     Refusal {
         class: class(status, code.as_ref().map(|code| code.as_str())),
         status: status.as_u16(),
+        invalid_client: code.as_ref().is_some_and(|code| code.as_str() == "invalid_client"),
         error: code.map(|code| OAuthError {
             error: cut(veil.clear(&code, is_nqschar), 64),
             description: optional(Member::ErrorDescription, is_nqschar),
@@ -515,7 +518,7 @@ impl Malformed {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { class, status, error, problem, location } = self;
+        let Self { class, status, error, problem, location, .. } = self;
         let throttled = if *status == 429 { "rate limited" } else { "told to wait" };
         match (class, error, location) {
             (Class::Throttled, Some(error), _) => write!(f, "{throttled} (HTTP {status}, {error})")?,

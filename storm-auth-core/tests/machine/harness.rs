@@ -4,12 +4,14 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
 use http::{HeaderValue, Response, header};
-use storm_auth_core::machine::{Acquire, Action, OpId, Output, StoreRequest, TokenRequest, WaiterId};
+use storm_auth_core::machine::{
+    Acquire, Action, CredentialsRequest, OpId, Output, StoreRequest, TokenRequest, WaiterId,
+};
 use storm_auth_core::store::{StoreCommand, StoreFailure, StoreReply};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
-    AcquireError, Cause, Credentials, Event, Failure, FailureKind, HttpHosts, Key, KeyId, KeyStatus, Machine, Mono,
-    Now, Policy, Scope, Token, TokenUrl, Unix, scope,
+    AcquireError, Cause, Credentials, CredentialsFailure, Event, Failure, FailureKind, HttpHosts, Key, KeyId,
+    KeyStatus, Machine, Mono, Now, Policy, Scope, Token, TokenUrl, Unix, scope,
 };
 
 /// Where both clocks start. Neither is zero, so that nothing can rest on it.
@@ -80,6 +82,8 @@ pub(crate) struct Lab {
     drives: u32,
     /// Operations for the store that were not performed yet, oldest first.
     pub(crate) stores: VecDeque<StoreRequest>,
+    /// Looks where credentials come from that were not reported yet, oldest first.
+    pub(crate) looks: VecDeque<CredentialsRequest>,
     /// The bytes of each request's body, which `Debug` does not show.
     pub(crate) bodies: Vec<Vec<u8>>,
 }
@@ -104,6 +108,7 @@ impl Lab {
             transcript: Vec::new(),
             drives: 0,
             stores: VecDeque::new(),
+            looks: VecDeque::new(),
             bodies: Vec::new(),
         }
     }
@@ -336,6 +341,16 @@ impl Lab {
         self.drain();
     }
 
+    // Where credentials come from
+
+    /// The oldest look there finds this.
+    #[track_caller]
+    pub(crate) fn found(&mut self, found: Result<Credentials, CredentialsFailure>) {
+        let op = self.looks.pop_front().expect("it is looked where the credentials come from").op;
+        self.machine.handle_credentials(op, found, self.now);
+        self.drain();
+    }
+
     /// How many requests went out so far.
     pub(crate) fn requests(&self) -> usize {
         self.wire.len()
@@ -377,6 +392,7 @@ impl Lab {
                     self.sends.push_back(send);
                 }
                 Output::Perform(Action::Store(request)) => self.stores.push_back(request),
+                Output::Perform(Action::Credentials(request)) => self.looks.push_back(request),
                 Output::Resolve(waiter, result) => {
                     assert!(self.results.insert(waiter, result).is_none(), "{waiter:?} was resolved twice");
                 }

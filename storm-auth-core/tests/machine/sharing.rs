@@ -5,8 +5,9 @@ use core::time::Duration;
 use storm_auth_core::machine::{Acquire, Activity, RecordFault, Severity};
 use storm_auth_core::store::{Lease, Order, Record, Seen, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
 use storm_auth_core::{AcquireError, Cause, Config, Credentials, Event, FailureKind, KeyId, Policy, Unix};
+use storm_auth_tests::memory_store::MemoryStore;
 
-use crate::harness::{Lab, cause, granted, millis, oauth_error, retry_after, secs, status};
+use crate::harness::{self, Lab, cause, granted, millis, oauth_error, retry_after, secs, status};
 
 fn nothing() -> StoreReply {
     StoreReply::default()
@@ -765,4 +766,167 @@ fn r72_who_only_looks_sees_what_a_call_would_find_and_asks_for_nothing() {
 
     let burns = StoreFailure::new("it burns");
     assert_eq!(look(Err(burns.clone())).unwrap_err(), burns);
+}
+
+// Two secrets
+
+/// A machine that shares, whose key has two secrets.
+fn with_two(seed: u64, first: &str, next: &str) -> (Lab, KeyId) {
+    let (mut lab, key) = Lab::sharing(seed);
+    let two = Credentials::new("shop", first).unwrap().with_next(next).unwrap();
+    lab.machine.set_credentials(key, two, lab.now()).unwrap();
+    lab.drain();
+    lab.events.clear();
+    (lab, key)
+}
+
+/// What the oldest operation for the store is, and under which secret; the store answers.
+#[track_caller]
+fn reply_under(lab: &mut Lab, reply: StoreReply) -> (&'static str, StoreCommand) {
+    let place = lab.stores[0].store_op.record;
+    let under = ["former", "latter"]
+        .into_iter()
+        .find(|secret| StoreOp::for_key(&harness::key("shop", secret), "", StoreCommand::Read).record == place);
+    (under.expect("it is one of the two"), lab.reply(reply))
+}
+
+fn secret_in_use(lab: &Lab, key: KeyId) -> &str {
+    lab.machine.key(key).unwrap().credentials().secret().expose()
+}
+
+/// A record that a process with this secret wrote when the lab's clocks start.
+fn of_holder(secret: &str) -> Record {
+    let (mut other, key) = Lab::sharing(99);
+    other.machine.set_credentials(key, Credentials::new("shop", secret).unwrap(), other.now()).unwrap();
+    other.drain();
+    published(&mut other, key, "theirs", 600)
+}
+
+#[test]
+fn r43_r72_a_token_that_another_process_got_with_the_other_secret_is_taken_and_that_secret_used() {
+    let (mut lab, key) = with_two(1, "former", "latter");
+    let waiter = lab.wait(key);
+    assert_eq!(reply_under(&mut lab, nothing()).0, "former");
+    assert_eq!(reply_under(&mut lab, record(&of_holder("latter"))).0, "latter");
+    assert_eq!(lab.result(waiter).unwrap().expose(), "theirs");
+    assert!(lab.events.contains(&Event::SecretSwapped { key }));
+    assert_eq!((lab.requests(), secret_in_use(&lab, key)), (0, "latter"));
+    let counters = lab.machine.counters();
+    assert_eq!((counters.store_hits, counters.store_misses), (1, 1));
+    // It is there that it looks first from now on.
+    lab.advance_to(450_000);
+    lab.token(key);
+    assert_eq!(reply_under(&mut lab, nothing()).0, "latter");
+}
+
+#[test]
+fn r43_r72_where_there_is_a_token_under_neither_the_first_secrets_lease_is_taken() {
+    let (mut lab, key) = with_two(1, "former", "latter");
+    lab.wait(key);
+    assert_eq!(reply_under(&mut lab, nothing()).0, "former");
+    assert_eq!(reply_under(&mut lab, nothing()).0, "latter");
+    let (under, command) = reply_under(&mut lab, lease(Lease::Mine));
+    assert!(under == "former" && matches!(command, StoreCommand::Lease { .. }), "{under}: {command:?}");
+    assert_eq!(lab.requests(), 1);
+}
+
+#[test]
+fn r43_r73_a_refused_secrets_lease_rests_and_the_other_one_goes_on() {
+    let (mut lab, key) = with_two(1, "former", "latter");
+    let waiter = lab.wait(key);
+    lab.reply(nothing());
+    lead(&mut lab);
+    lab.answer(oauth_error(400, "invalid_client"));
+    let (under, command) = reply_under(&mut lab, nothing());
+    let StoreCommand::Release { rest, failures, .. } = command else { panic!("{command:?}") };
+    assert_eq!((under, rest, failures), ("former", secs(60), 0));
+    assert_eq!(reply_under(&mut lab, nothing()).0, "latter");
+    assert_eq!(reply_under(&mut lab, lease(Lease::Resting(secs(60)))).0, "former");
+    assert_eq!(reply_under(&mut lab, lease(Lease::Mine)).0, "latter");
+    lab.answer(granted("t", 600));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "t");
+    let (under, command) = reply_under(&mut lab, nothing());
+    assert!(under == "latter" && matches!(command, StoreCommand::Publish { .. }), "{under}: {command:?}");
+    assert_eq!((lab.times(), secret_in_use(&lab, key)), (vec![0, 0], "latter"));
+}
+
+#[test]
+fn r37_r43_a_secret_that_another_process_was_refused_with_is_not_tried() {
+    let (mut lab, key) = with_two(1, "former", "latter");
+    lab.wait(key);
+    assert_eq!(reply_under(&mut lab, lease(Lease::Resting(secs(60)))).0, "former");
+    assert_eq!(secret_in_use(&lab, key), "latter");
+    assert_eq!(reply_under(&mut lab, nothing()).0, "latter");
+    assert_eq!(reply_under(&mut lab, lease(Lease::Resting(secs(60)))).0, "former");
+    assert_eq!(reply_under(&mut lab, lease(Lease::Mine)).0, "latter");
+    assert_eq!(lab.requests(), 1);
+    // Where both rest, so does this one.
+    let (mut lab, key) = with_two(1, "former", "latter");
+    let waiter = lab.wait(key);
+    for under in ["former", "latter", "former"] {
+        assert_eq!(reply_under(&mut lab, lease(Lease::Resting(secs(60)))).0, under);
+    }
+    assert_eq!(cause(lab.result(waiter).unwrap_err()), Cause::FailedElsewhere);
+    assert_eq!((lab.requests(), lab.stores.len()), (0, 0));
+}
+
+#[test]
+fn r73_an_outage_that_others_met_is_none_for_the_other_secret_to_try() {
+    let (mut lab, key) = with_two(1, "former", "latter");
+    let waiter = lab.wait(key);
+    reply_under(&mut lab, StoreReply { failures: 2, ..lease(Lease::Resting(secs(7))) });
+    assert_eq!(reply_under(&mut lab, nothing()).0, "latter");
+    assert_eq!(cause(lab.result(waiter).unwrap_err()), Cause::FailedElsewhere);
+    assert_eq!((lab.requests(), secret_in_use(&lab, key)), (0, "former"));
+}
+
+#[test]
+fn r43_r72_whoever_fetches_a_token_with_the_other_secret_is_followed() {
+    let (mut lab, key) = with_two(1, "former", "latter");
+    let waiter = lab.wait(key);
+    reply_under(&mut lab, nothing());
+    assert_eq!(reply_under(&mut lab, lease(Lease::Taken)).0, "latter");
+    assert_eq!(lab.status(key).activity, Activity::Following);
+    lab.drive(millis(250));
+    reply_under(&mut lab, nothing());
+    reply_under(&mut lab, record(&of_holder("latter")));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "theirs");
+    assert_eq!(lab.requests(), 0);
+}
+
+/// A store does all that is asked of it.
+fn perform(lab: &mut Lab, store: &MemoryStore) {
+    store.set_time(lab.now().unix);
+    while let Some(request) = lab.stores.pop_front() {
+        let result = store.perform(&request.store_op);
+        lab.machine.handle_store(request.op, result, lab.now());
+        lab.drain();
+    }
+}
+
+#[test]
+fn r43_r72_processes_that_name_two_secrets_in_another_order_come_to_share() {
+    let store = MemoryStore::new();
+    let mut labs = [with_two(1, "former", "latter"), with_two(2, "latter", "former"), with_two(3, "former", "latter")];
+    let mut requests = Vec::new();
+    // Each calls every five seconds, for twenty lives; from the tenth on the former secret is no good.
+    for at in (0..20 * 600).step_by(5) {
+        for (lab, key) in &mut labs {
+            lab.drive_to(at * 1_000);
+            perform(lab, &store);
+            let _ = lab.acquire(*key);
+            perform(lab, &store);
+            while !lab.sends.is_empty() {
+                let body = String::from_utf8(lab.bodies.last().unwrap().clone()).unwrap();
+                let refused = at > 10 * 600 && body.contains("client_secret=former");
+                requests.push(at);
+                let answer = if refused { oauth_error(400, "invalid_client") } else { granted(&format!("t{at}"), 600) };
+                lab.answer(answer);
+                perform(lab, &store);
+            }
+        }
+    }
+    // One every 450 s or so, and one that is refused.
+    assert!((24..=28).contains(&requests.len()), "{requests:?}");
+    assert!(labs.iter().all(|(lab, key)| lab.machine.peek(*key, lab.now()).is_some()));
 }

@@ -20,7 +20,7 @@ use storm_auth_core::wire::response::{
 };
 use storm_auth_core::wire::retry_after::{self as wait, MAX_RETRY_AFTER};
 
-use stage::{CLIENTS, Command, Setting, Stage, Wire};
+use stage::{CLIENTS, Command, Found, Setting, Stage, Wire};
 
 const SECRET: &str = "C4nary-s3cret-0123456789";
 
@@ -241,6 +241,18 @@ impl Letters<'_> {
         self.pick(&[600, 3_600, 0, 1, 2, 20, 60, 120, 500, 86_400, 1_000_000])
     }
 
+    fn next(&mut self) -> Option<u8> {
+        self.pick(&[Some(1), Some(2), Some(0), None])
+    }
+
+    fn found(&mut self) -> Found {
+        match self.number(4) {
+            0 | 1 => Found::Secrets { secret: self.number(3) as u8, next: self.next() },
+            2 => Found::AnotherClients,
+            _ => Found::Nothing,
+        }
+    }
+
     fn wire(&mut self) -> Wire {
         const KINDS: [FailureKind; 4] =
             [FailureKind::Connect, FailureKind::Timeout, FailureKind::Io, FailureKind::Aborted];
@@ -276,9 +288,13 @@ impl Letters<'_> {
             b'r' => Command::RejectCurrent { key: self.number(key) },
             b'R' => Command::RejectSeen { token: self.number(20) },
             b'F' => Command::RejectForeign,
-            b's' => Command::SetSecret { key: self.number(key), secret: self.number(3) as u8 },
+            b's' => Command::SetSecret { key: self.number(key), secret: self.number(3) as u8, next: None },
+            b'2' => Command::SetSecret { key: self.number(key), secret: self.number(3) as u8, next: self.next() },
+            b'n' => Command::Renew { key: self.number(key) },
+            b'y' => Command::ComeBack { look: self.number(4), with: self.found() },
+            b'Y' => Command::ComeBackLate { look: self.number(8) },
             b'O' => Command::SetOtherClient { key: self.number(key) },
-            b'k' => Command::AddKey { client: self.number(key), secret: self.number(3) as u8 },
+            b'k' => Command::AddKey { client: self.number(key), secret: self.number(3) as u8, next: None },
             b'd' => Command::RemoveKey { key: self.number(key) },
             b'w' => Command::KeepWarm { key: self.number(key) },
             b'x' => Command::KeepCold { key: self.number(key) },

@@ -205,7 +205,7 @@ impl Ours {
                         self.failed(error);
                     }
                 }
-                Output::Event(_) => {}
+                Output::Perform(Action::Credentials(_)) | Output::Event(_) => {}
             }
         }
         None

@@ -9,8 +9,8 @@ use storm_auth_core::machine::{Acquire, OpId, StoreRequest, TokenRequest, Waiter
 use storm_auth_core::store::{Order, StoreCommand, StoreFailure, StoreReply};
 use storm_auth_core::{AcquireError, Cause, Counters, Event, FailureKind, Moment, Now, Token, Unix};
 
-use super::process::SECRET;
-use super::scenario::{SECOND, Scenario};
+use super::process::{SECRET, other};
+use super::scenario::{SECOND, Scenario, Secrets};
 use super::server::{Answer, Issued, Meaning, serial};
 use super::shelf::Published;
 use crate::emulator::{Limiter, LimiterKind, Nginx, Verdict};
@@ -108,6 +108,11 @@ struct Record {
     refused_until: Option<Moment>,
     held_off_until: Option<Moment>,
     secret: u64,
+    /// The other one that it may send in its place, and whether one of them was refused since a token came.
+    other: Option<u64>,
+    one_refused: bool,
+    /// Somebody looks where the secret lies.
+    sought: bool,
     /// Rejected tokens, the youngest last.
     rejected: BTreeSet<usize>,
 }
@@ -140,6 +145,9 @@ pub(super) struct Judge {
     /// The shortest wait after a throttle that names none: that of a refresh.
     slot: u64,
     stale: u64,
+    secrets: Secrets,
+    /// Which of two secrets is good may be learnt from the store.
+    shares: bool,
     gates: Vec<Gate>,
     closed: bool,
     in_part: bool,
@@ -192,6 +200,9 @@ impl Judge {
             refused_until: None,
             held_off_until: None,
             secret: *secret,
+            other: other(*secret, scenario.secrets),
+            one_refused: false,
+            sought: false,
             rejected: BTreeSet::new(),
         };
         Self {
@@ -206,6 +217,8 @@ impl Judge {
                 * 3
                 / 4,
             stale: scenario.stale.min(300 * SECOND),
+            secrets: scenario.secrets,
+            shares: scenario.store.is_some(),
             gates: Vec::new(),
             closed: false,
             in_part,
@@ -301,10 +314,30 @@ impl Judge {
     }
 
     pub(super) fn told_secret(&mut self, key: usize, secret: u64) {
+        let other = other(secret, self.secrets);
         let record = &mut self.records[key];
-        if record.secret != secret {
-            record.secret = secret;
+        // Two in another order are the same two.
+        let known = [Some(record.secret), record.other];
+        if !known.contains(&Some(secret)) || !known.contains(&other) {
+            (record.secret, record.other, record.one_refused) = (secret, other, false);
             record.refused_until = None;
+        }
+    }
+
+    /// The machine wants to know what lies where a secret comes from: nobody is there yet.
+    pub(super) fn seek(&mut self, key: usize) -> Ruling {
+        match core::mem::replace(&mut self.records[key].sought, true) {
+            false if self.secrets == Secrets::Found => Ok(()),
+            false => Err("it is looked where no secret lies".to_owned()),
+            true => Err("R43: it is looked for the secret while somebody is there already".to_owned()),
+        }
+    }
+
+    /// The secret that lay there; `None` when it could not be read.
+    pub(super) fn found(&mut self, key: usize, secret: Option<u64>) {
+        self.records[key].sought = false;
+        if let Some(secret) = secret {
+            self.told_secret(key, secret);
         }
     }
 
@@ -339,9 +372,16 @@ impl Judge {
         match answer.meaning {
             Meaning::Throttled => self.counts.throttled += 1,
             Meaning::Unusable => self.counts.unusable += 1,
-            Meaning::Refused => {
+            Meaning::Refused | Meaning::WrongSecret => {
                 self.counts.refused += 1;
-                if flight.secret == record.secret {
+                let known = [Some(record.secret), record.other].contains(&Some(flight.secret));
+                // R43: the other secret is tried at once, unless that one was refused before.
+                let swaps = answer.meaning == Meaning::WrongSecret && record.other.is_some() && known;
+                if swaps && flight.secret == record.secret {
+                    record.secret = record.other.replace(flight.secret).unwrap_or(flight.secret);
+                }
+                let is_over = swaps && !core::mem::replace(&mut record.one_refused, true);
+                if known && !is_over {
                     record.refused_until = Some(now.after(Duration::from_secs(60)));
                 }
             }
@@ -354,6 +394,7 @@ impl Judge {
                     true => self.counts.granted += 1,
                     false => self.counts.unusable += 1,
                 }
+                record.one_refused &= !usable;
                 if life == 0 {
                     record.fleeting = Some((serial, now));
                 } else if usable {
@@ -448,7 +489,7 @@ impl Judge {
             return Err(format!("R20: token {serial} had expired when it was taken from the store"));
         }
         record.held = Some(held);
-        record.refused_until = None;
+        (record.refused_until, record.one_refused) = (None, false);
         self.counts.hits += 1;
         self.counts.misses -= 1;
         Ok(())
@@ -494,8 +535,14 @@ impl Judge {
         if send.patience != record.patience {
             return Err(format!("R47: a patience of {:?} in place of {:?}", send.patience, record.patience));
         }
+        if self.shares && record.other == Some(secret) {
+            record.other = Some(core::mem::replace(&mut record.secret, secret));
+        }
         if secret != record.secret {
             return Err(format!("R43: secret {secret} is sent in place of {}", record.secret));
+        }
+        if self.secrets == Secrets::Found && !record.sought {
+            return Err("R43: a request goes out, and nobody looks where its secret lies".to_owned());
         }
         record.flight = Some(Flight { op: send.op, sent: now, patience: send.patience, secret });
         Ok(())

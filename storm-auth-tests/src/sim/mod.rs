@@ -26,7 +26,7 @@ mod server;
 mod shelf;
 mod world;
 
-pub use scenario::{Rates, Scenario, StoreRates};
+pub use scenario::{Rates, Scenario, Secrets, StoreRates};
 
 /// How a story is told. The defaults are the fast ones.
 #[derive(Clone, Copy, Debug, Default)]

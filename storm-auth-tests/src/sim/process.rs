@@ -8,11 +8,13 @@ use storm_auth_core::driver::Board;
 use storm_auth_core::machine::{Acquire, Action, OpId, Output, WaiterId};
 use storm_auth_core::store::{StoreFailure, StoreReply};
 use storm_auth_core::wire::response::ResponseBody;
-use storm_auth_core::{Counters, Credentials, Failure, HttpHosts, Key, KeyId, Machine, Now, Scope, TokenUrl, scope};
+use storm_auth_core::{
+    Counters, Credentials, CredentialsFailure, Failure, HttpHosts, Key, KeyId, Machine, Now, Scope, TokenUrl, scope,
+};
 
 use super::clock::Clock;
 use super::judge::Judge;
-use super::scenario::Scenario;
+use super::scenario::{Scenario, Secrets};
 
 /// A machine, driven plainly or through the board that the adapters use.
 #[derive(Debug)]
@@ -96,6 +98,13 @@ impl Engine {
         }
     }
 
+    pub(super) fn report_credentials(&mut self, op: OpId, found: Result<Credentials, CredentialsFailure>, now: Now) {
+        match self {
+            Self::Bare(machine) => machine.handle_credentials(op, found, now),
+            Self::Board { board, .. } => board.report_credentials(op, found, now),
+        }
+    }
+
     pub(super) fn elapse(&mut self, now: Now) {
         match self {
             Self::Bare(machine) => machine.handle_timeout(now),
@@ -110,8 +119,9 @@ impl Engine {
             Self::Board { board, taken } => {
                 let work = board.take_work();
                 taken.extend(work.events.into_iter().map(Output::Event));
+                let looks = work.looks.into_iter().map(Action::Credentials);
                 let sends = work.sends.into_iter().map(Action::Send);
-                taken.extend(sends.map(Output::Perform));
+                taken.extend(looks.chain(sends).map(Output::Perform));
                 if work.store {
                     let stores = core::iter::from_fn(|| board.next_store());
                     taken.extend(stores.map(|request| Output::Perform(Action::Store(request))));
@@ -162,7 +172,7 @@ pub(super) struct Process {
     /// `None` while it is down.
     pub(super) alive: Option<Alive>,
     pub(super) suspended_until: u64,
-    /// The version of each client's secret that it was told.
+    /// The version of each client's secret that it was told, or that lies where it looks.
     pub(super) secrets: Vec<u64>,
     pub(super) warm: bool,
 }
@@ -181,6 +191,8 @@ pub(super) struct Alive {
     /// Timeouts since time last moved.
     pub(super) at_once: (u64, u32),
     pub(super) sends: u64,
+    /// Looks where a secret lies so far.
+    pub(super) looks: u64,
     /// Operations of the store so far, and when the last of them is done: they are performed one after the other.
     pub(super) errands: u64,
     pub(super) store_free_at: u64,
@@ -193,17 +205,27 @@ pub(super) fn secret_text(secret: u64) -> String {
     format!("{SECRET}{secret}")
 }
 
-pub(super) fn key(client: usize, secret: u64) -> Key {
+pub(super) fn key(client: usize, secret: u64, secrets: Secrets) -> Key {
     let url = TokenUrl::parse("https://identity.storm.io/1.0/connect/token", &HttpHosts::default());
     Key::new(
         url.expect("the documented URL is one"),
-        credentials(client, secret),
+        credentials(client, secret, secrets),
         Scope::new(scope::LAB).expect("a known scope is one"),
     )
 }
 
-pub(super) fn credentials(client: usize, secret: u64) -> Credentials {
-    Credentials::new(format!("client-{client}"), secret_text(secret)).expect("they have no odd characters")
+pub(super) fn credentials(client: usize, secret: u64, secrets: Secrets) -> Credentials {
+    let credentials = Credentials::new(format!("client-{client}"), secret_text(secret));
+    let credentials = match other(secret, secrets) {
+        Some(other) => credentials.and_then(|credentials| credentials.with_next(secret_text(other))),
+        None => credentials,
+    };
+    credentials.expect("they have no odd characters")
+}
+
+/// The secret beside this one, where a process is told two.
+pub(super) fn other(secret: u64, secrets: Secrets) -> Option<u64> {
+    (secrets == Secrets::Two).then_some(secret + 1)
 }
 
 /// The secret's version in a request's form.

@@ -43,12 +43,26 @@ pub struct Scenario {
     pub rates: Rates,
     /// What the store is like that the processes share; `None` where each works alone.
     pub store: Option<StoreRates>,
+    /// How a process knows its clients' secrets.
+    pub secrets: Secrets,
     /// The most that a clock is wrong by, in parts per million.
     pub drift: i64,
     /// From then on nothing goes wrong any more.
     pub faults_until: u64,
     /// What goes wrong when.
     pub(super) faults: Vec<(u64, Fault)>,
+}
+
+/// How a process knows a secret.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Secrets {
+    /// It is told another one.
+    #[default]
+    Told,
+    /// It is told the one that is to follow as well.
+    Two,
+    /// It looks where the secret lies.
+    Found,
 }
 
 /// How often a request meets each fault, in thousandths.
@@ -227,6 +241,7 @@ impl Scenario {
                 retry_after: rate(rng),
             },
             store: None,
+            secrets: Secrets::Told,
             drift,
             faults_until,
             faults: Vec::new(),
@@ -239,6 +254,11 @@ impl Scenario {
         if seed.is_multiple_of(2) {
             scenario.draw_store(rng);
         }
+        scenario.secrets = match rng.u8(0..8) {
+            0 => Secrets::Two,
+            1 => Secrets::Found,
+            _ => Secrets::Told,
+        };
         scenario
     }
 
@@ -260,6 +280,7 @@ impl Scenario {
             latency: (20, 80),
             rates: Rates::default(),
             store: None,
+            secrets: Secrets::Told,
             drift: 0,
             faults_until: 60 * MINUTE,
             faults: Vec::new(),

@@ -24,6 +24,8 @@ pub(super) enum Meaning {
     Throttled,
     /// The configuration is refused.
     Refused,
+    /// The secret is not this client's.
+    WrongSecret,
     /// Nothing that can be used.
     Unusable,
 }
@@ -104,7 +106,7 @@ impl Server {
 
     pub(super) fn refuse(&self) -> Answer {
         let response = json(400, r#"{"error":"invalid_client"}"#.to_owned());
-        Answer { meaning: Meaning::Refused, retry_after: 0, response }
+        Answer { meaning: Meaning::WrongSecret, retry_after: 0, response }
     }
 
     /// An answer with only a status, and a `Retry-After` where `seconds` is not zero.

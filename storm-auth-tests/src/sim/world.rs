@@ -9,12 +9,12 @@ use std::rc::Rc;
 use core::time::Duration;
 use storm_auth_core::machine::{Acquire, Action, OpId, Output, StoreRequest, TokenRequest, WaiterId};
 use storm_auth_core::store::{StoreCommand, StoreFailure, StoreReply};
-use storm_auth_core::{Failure, FailureKind, Invalidated, Token};
+use storm_auth_core::{CredentialsFailure, Failure, FailureKind, Invalidated, Token};
 
 use super::clock::Clock;
 use super::judge::{Judge, Ruling};
 use super::process::{Alive, Caller, Engine, Process, Report as Input, credentials, key, secret, secret_text};
-use super::scenario::{Fault, MINUTE, SECOND, Scenario, StoreMood};
+use super::scenario::{Fault, MINUTE, SECOND, Scenario, Secrets, StoreMood};
 use super::server::{Answer, Meaning, Mood, Server, Told, serial};
 use super::shelf::{Luck, Shelf};
 use super::{Options, Report, Story};
@@ -42,6 +42,7 @@ enum Happening {
     Rejected { process: usize, life: u32, caller: usize, token: Token, serial: usize },
     AtStore { process: usize, life: u32, back: u64, luck: Luck, request: Rc<StoreRequest> },
     FromStore { process: usize, life: u32, op: OpId, result: Rc<Result<StoreReply, StoreFailure>> },
+    Found { process: usize, life: u32, key: usize, op: OpId, secret: Option<u64> },
     Fault(Fault),
     TellSecret { process: usize, client: usize, secret: Option<u64> },
     Start { process: usize },
@@ -275,7 +276,8 @@ impl<'a> World<'a> {
             | Happening::Cancel { process, life, .. }
             | Happening::Deliver { process, life, .. }
             | Happening::Rejected { process, life, .. }
-            | Happening::FromStore { process, life, .. } => Some((*process, Some(*life))),
+            | Happening::FromStore { process, life, .. }
+            | Happening::Found { process, life, .. } => Some((*process, Some(*life))),
             Happening::TellSecret { process, .. }
             | Happening::Start { process }
             | Happening::Fault(
@@ -316,6 +318,7 @@ impl<'a> World<'a> {
                 Ok(())
             }
             Happening::FromStore { process, op, result, .. } => self.hear_of_store(process, op, &result),
+            Happening::Found { process, key, op, secret, .. } => self.found(process, key, op, secret),
             Happening::Fault(fault) => self.fault(fault),
             Happening::TellSecret { process, client, secret } => self.tell_secret(process, client, secret),
             Happening::Start { process } => self.start(process),
@@ -339,8 +342,15 @@ impl<'a> World<'a> {
         let mut engine = Engine::new(self.scenario, rng.u64(..));
         let now = self.processes[process].clock.now(self.at);
         let secrets = self.processes[process].secrets.clone();
-        let keys =
-            secrets.iter().enumerate().map(|(client, secret)| engine.add_key(key(client, *secret), now)).collect();
+        let known = self.scenario.secrets;
+        let keys: Vec<_> = secrets
+            .iter()
+            .enumerate()
+            .map(|(client, secret)| engine.add_key(key(client, *secret, known), now))
+            .collect();
+        if known == Secrets::Found {
+            keys.iter().for_each(|key| engine.command(now, |machine| machine.renew_credentials(*key, now)));
+        }
         let keys_count = self.scenario.keys;
         let caller = |number: usize| Caller {
             key: number % keys_count,
@@ -361,6 +371,7 @@ impl<'a> World<'a> {
             timer_number: 0,
             at_once: (0, 0),
             sends: 0,
+            looks: 0,
             errands: 0,
             store_free_at: 0,
         });
@@ -465,6 +476,14 @@ impl<'a> World<'a> {
                     shelf.published.insert(record.order, published);
                 }
                 self.go_to_store(process, request);
+                Ok(())
+            }
+            Output::Perform(Action::Credentials(request)) => {
+                let key = alive.keys.iter().position(|key| *key == request.key).ok_or("a look for no key")?;
+                alive.judge.seek(key)?;
+                alive.looks += 1;
+                let looks = alive.looks;
+                self.look(process, key, request.op, looks);
                 Ok(())
             }
             Output::Perform(Action::Send(send)) => {
@@ -683,6 +702,27 @@ impl<'a> World<'a> {
             return self.silence(&request);
         }
         self.after(out, Happening::Arrive(request));
+    }
+
+    /// Somebody looks where the secret lies: as a rule in no time, and with luck it can be read.
+    fn look(&mut self, process: usize, key: usize, op: OpId, number: u64) {
+        let life = self.processes[process].life;
+        let mut rng = self.stream(7, (process as u64) << 32 | u64::from(life), number);
+        let span = if rng.u8(0..8) == 0 { rng.u64(1..20 * SECOND) } else { rng.u64(1..20) };
+        let unreadable = rng.u8(0..16) == 0 && !self.healed;
+        let secret = (!unreadable).then_some(self.processes[process].secrets[key]);
+        self.after(span, Happening::Found { process, life, key, op, secret });
+    }
+
+    fn found(&mut self, process: usize, key: usize, op: OpId, secret: Option<u64>) -> Ruling {
+        trace!(self, "p{process} finds secret {secret:?} of client {key}");
+        self.touch(process, |alive, now, _| {
+            alive.judge.found(key, secret);
+            let found = secret.map(|secret| credentials(key, secret, Secrets::Found));
+            alive.engine.report_credentials(op, found.ok_or_else(|| CredentialsFailure::new("unreadable")), now);
+            alive.judge.elapse(now);
+            Ok(())
+        })
     }
 
     // The store
@@ -937,11 +977,16 @@ impl<'a> World<'a> {
         let secret = secret.unwrap_or(self.server.secrets[client]);
         self.processes[process].secrets[client] = secret;
         trace!(self, "p{process} is told secret {secret} of client {client}");
+        let known = self.scenario.secrets;
+        if known == Secrets::Found {
+            // It lies there until somebody looks.
+            return Ok(());
+        }
         self.touch(process, |alive, now, _| {
             let id = alive.keys[client];
             alive.judge.told_secret(client, secret);
-            let told =
-                alive.engine.command(now, |machine| machine.set_credentials(id, credentials(client, secret), now));
+            let credentials = credentials(client, secret, known);
+            let told = alive.engine.command(now, |machine| machine.set_credentials(id, credentials, now));
             told.map_err(|error| format!("R43: {error}"))
         })
     }
@@ -1022,6 +1067,7 @@ impl<'a> World<'a> {
 fn told(output: &Output) -> String {
     match output {
         Output::Perform(Action::Store(request)) => format!("asks the store: {:?}", request.store_op.command),
+        Output::Perform(Action::Credentials(request)) => format!("looks for key {}'s secret", request.key.index()),
         Output::Perform(Action::Send(send)) => format!("sends {:?} for key {}", send.op, send.key.index()),
         Output::Resolve(waiter, Ok(token)) => format!("{waiter:?} gets {}", named(token)),
         Output::Resolve(waiter, Err(error)) => format!("{waiter:?} fails: {error}"),

@@ -11,7 +11,7 @@ mod stage;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::FileFailurePersistence;
-use stage::{CLIENTS, Command, Setting, Stage, Wire};
+use stage::{CLIENTS, Command, Found, Setting, Stage, Wire};
 use storm_auth_core::FailureKind;
 
 /// Whole seconds and their neighbours, since those are where rules change; and anything between.
@@ -27,7 +27,10 @@ fn retry_after() -> impl Strategy<Value = Option<u64>> {
 
 fn wire() -> impl Strategy<Value = Wire> {
     let lifetime = || select(vec![0_u64, 1, 2, 20, 60, 120, 500, 600, 3_600, 86_400, 1_000_000]);
-    let error = || select(vec![None, None, Some("invalid_client"), Some("invalid_scope"), Some("odd")]);
+    let error = || {
+        let client = Some("invalid_client");
+        select(vec![None, None, client, client, Some("invalid_scope"), Some("odd")])
+    };
     let status = || select(vec![301_u16, 400, 401, 403, 404, 405, 418, 429, 429, 500, 502, 503]);
     let kind = select(vec![FailureKind::Connect, FailureKind::Timeout, FailureKind::Io, FailureKind::Aborted]);
     prop_oneof![
@@ -41,6 +44,18 @@ fn wire() -> impl Strategy<Value = Wire> {
     ]
 }
 
+fn next() -> impl Strategy<Value = Option<u8>> {
+    prop_oneof![Just(None), (0..3_u8).prop_map(Some)]
+}
+
+fn found() -> impl Strategy<Value = Found> {
+    prop_oneof![
+        4 => (0..3_u8, next()).prop_map(|(secret, next)| Found::Secrets { secret, next }),
+        1 => Just(Found::AnotherClients),
+        1 => Just(Found::Nothing),
+    ]
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let key = || 0..CLIENTS.len();
     let patience =
@@ -50,8 +65,11 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (0..8_usize).prop_map(|waiter| Command::Cancel { waiter }),
         2 => key().prop_map(|key| Command::RejectCurrent { key }),
         1 => (0..20_usize).prop_map(|token| Command::RejectSeen { token }),
-        1 => (key(), 0..3_u8).prop_map(|(key, secret)| Command::SetSecret { key, secret }),
-        1 => (key(), 0..3_u8).prop_map(|(client, secret)| Command::AddKey { client, secret }),
+        2 => (key(), 0..3_u8, next()).prop_map(|(key, secret, next)| Command::SetSecret { key, secret, next }),
+        1 => (key(), 0..3_u8, next()).prop_map(|(client, secret, next)| Command::AddKey { client, secret, next }),
+        1 => key().prop_map(|key| Command::Renew { key }),
+        3 => (0..4_usize, found()).prop_map(|(look, with)| Command::ComeBack { look, with }),
+        1 => (0..8_usize).prop_map(|look| Command::ComeBackLate { look }),
         1 => key().prop_map(|key| Command::KeepWarm { key }),
         1 => key().prop_map(|key| Command::KeepCold { key }),
         1 => prop_oneof![
@@ -83,7 +101,7 @@ proptest! {
     })]
 
     #[test]
-    fn r20_r24_r25_r27_r36_r79_the_machine_does_what_the_model_says(
+    fn r20_r24_r25_r27_r36_r43_r79_the_machine_does_what_the_model_says(
         setting in setting(),
         commands in proptest::collection::vec(command(), 1..150),
     ) {

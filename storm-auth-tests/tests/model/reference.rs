@@ -213,6 +213,8 @@ pub(crate) enum Says {
     },
     Throttle,
     Misconfigured,
+    /// Misconfigured too: it is the client id or the secret.
+    WrongClient,
     Nonsense,
 }
 
@@ -310,13 +312,18 @@ enum Trouble {
 struct Key {
     client: String,
     secret: String,
+    /// The secret that is tried in its place when that is refused, and whether one of the two was, since a token came.
+    other: Option<String>,
+    one_refused: bool,
+    place: Option<Place>,
     token: Option<Token>,
     doing: Doing,
     /// By number, with their deadlines.
     waiting: BTreeMap<u64, u64>,
     warm: u32,
-    /// When a warm key looks after itself next.
+    /// When a warm key looks after itself next, and when it has its secret looked for.
     alarm: Option<u64>,
+    visit: Option<u64>,
     spent: Vec<Spent>,
     silences: u32,
     failures: u32,
@@ -331,9 +338,32 @@ struct Key {
     rejected: Vec<String>,
 }
 
+/// Where a key's secrets lie.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    /// When somebody was sent there last, and whether that one is there yet.
+    visited: Option<u64>,
+    visitor: bool,
+}
+
 impl Key {
+    /// When it is worth going to the place again: every ten seconds while a configuration is refused.
+    fn next_visit(&self, now: Time) -> Option<u64> {
+        let place = self.place.filter(|place| !place.visitor && self.refused)?;
+        Some(place.visited.map_or(now.mono, |at| at + 10 * SECOND))
+    }
+
     fn valid(&self, now: Time) -> Option<&Token> {
         self.token.as_ref().filter(|token| !token.dies.has_come(now))
+    }
+
+    /// A secret was refused, the `first` one or the other: returns whether there is one that was not.
+    fn swapped(&mut self, first: bool) -> bool {
+        let Some(other) = &mut self.other else { return false };
+        if first {
+            std::mem::swap(other, &mut self.secret);
+        }
+        !std::mem::replace(&mut self.one_refused, true)
     }
 
     fn is_wanted(&self, now: Time) -> bool {
@@ -351,6 +381,7 @@ enum Due {
     Silence(u64),
     Spaced(u64),
     Alarm(u64),
+    Visit(u64),
     Deadline(u64),
 }
 
@@ -379,6 +410,8 @@ pub(crate) struct Model {
     pub(crate) tally: Tally,
     /// What came out and was not taken yet.
     pub(crate) sent: Vec<Request>,
+    /// The keys for whose secrets somebody is sent.
+    pub(crate) visits: Vec<u64>,
     pub(crate) resolved: BTreeMap<u64, Verdict>,
 }
 
@@ -404,14 +437,15 @@ impl Model {
             is_closed: false,
             tally: Tally::default(),
             sent: Vec::new(),
+            visits: Vec::new(),
             resolved: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn add_key(&mut self, client: &str, secret: &str, now: Time) -> u64 {
+    pub(crate) fn add_key(&mut self, client: &str, secret: &str, other: Option<&str>, now: Time) -> u64 {
         let known = self.keys.iter().find(|(_, key)| key.client == client).map(|(id, _)| *id);
         if let Some(id) = known {
-            self.set_secret(id, secret, now);
+            self.set_secret(id, secret, other, now);
             return id;
         }
         let id = self.added;
@@ -419,11 +453,15 @@ impl Model {
         let key = Key {
             client: client.to_owned(),
             secret: secret.to_owned(),
+            other: other.map(str::to_owned),
+            one_refused: false,
+            place: None,
             token: None,
             doing: Doing::Nothing,
             waiting: BTreeMap::new(),
             warm: 0,
             alarm: None,
+            visit: None,
             spent: Vec::new(),
             silences: 0,
             failures: 0,
@@ -475,6 +513,7 @@ impl Model {
             return Answer::Later(waiter);
         }
         let error = self.error(id, now).unwrap_or(Verdict::Closed);
+        self.look_again(id, now);
         self.leave_if_unwanted(id, now);
         Answer::Now(self.fallback(id, now).unwrap_or(error))
     }
@@ -523,10 +562,15 @@ impl Model {
     }
 
     /// Whether the key is known.
-    pub(crate) fn set_secret(&mut self, id: u64, secret: &str, now: Time) -> bool {
+    pub(crate) fn set_secret(&mut self, id: u64, secret: &str, other: Option<&str>, now: Time) -> bool {
         let Some(key) = self.keys.get_mut(&id) else { return false };
-        if key.secret != secret {
+        let (mut known, mut told) = ([Some(&*key.secret), key.other.as_deref()], [Some(secret), other]);
+        known.sort_unstable();
+        told.sort_unstable();
+        if known != told {
             secret.clone_into(&mut key.secret);
+            key.other = other.map(str::to_owned);
+            key.one_refused = false;
             key.refusals = 0;
             key.refused = false;
             if matches!(key.doing, Doing::Resting { why: Trouble::Misconfigured, .. }) {
@@ -535,6 +579,32 @@ impl Model {
             self.set_alarm(id, now);
         }
         true
+    }
+
+    /// The key's secrets lie somewhere.
+    pub(crate) fn lie_somewhere(&mut self, id: u64, now: Time) {
+        if let Some(key) = self.keys.get_mut(&id) {
+            key.place.get_or_insert_default();
+            self.set_alarm(id, now);
+        }
+    }
+
+    /// Whoever was sent there comes back, with a secret or without.
+    pub(crate) fn come_back(&mut self, id: u64, with: Option<(&str, Option<&str>)>, now: Time, draws: &dyn Draws) {
+        self.open_gate(now);
+        if let Some(place) = self.keys.get_mut(&id).and_then(|key| key.place.as_mut()) {
+            place.visitor = false;
+            if let Some((secret, other)) = with {
+                self.set_secret(id, secret, other, now);
+            }
+            self.set_alarm(id, now);
+        }
+        self.tick(now, draws);
+    }
+
+    /// Somebody came back who was not sent, or who was here before: only the time is told.
+    pub(crate) fn hear_late(&mut self, now: Time, draws: &dyn Draws) {
+        self.tick(now, draws);
     }
 
     pub(crate) fn keep_warm(&mut self, id: u64, now: Time, draws: &dyn Draws) {
@@ -581,15 +651,18 @@ impl Model {
             match &reply.says {
                 Says::Token { text, lifetime } => self.grant(id, text, *lifetime, sent, now, draws),
                 Says::Throttle => self.ask_again(id, now, draws),
-                Says::Misconfigured | Says::Nonsense => {
-                    let is_refused = reply.says == Says::Misconfigured;
+                Says::Misconfigured | Says::WrongClient | Says::Nonsense => {
+                    let is_refused = reply.says != Says::Nonsense;
                     if is_refused {
                         self.end_outage();
                     }
                     *(if is_refused { &mut self.tally.refused } else { &mut self.tally.unusable }) += 1;
                     let key = self.key(id);
-                    if key.secret != secret {
+                    let is_first = key.secret == secret;
+                    if !is_first && key.other.as_ref() != Some(&secret) {
                         // R43: what the old secret is told says nothing about the new one.
+                        self.ask_again(id, now, draws);
+                    } else if reply.says == Says::WrongClient && key.swapped(is_first) {
                         self.ask_again(id, now, draws);
                     } else if is_refused {
                         key.refusals += 1;
@@ -628,6 +701,7 @@ impl Model {
                 _ => {}
             }
             due.extend(key.alarm.map(|at| (at, Due::Alarm(*id))));
+            due.extend(key.visit.map(|at| (at, Due::Visit(*id))));
             due.extend(key.waiting.iter().map(|(waiter, deadline)| (*deadline, Due::Deadline(*waiter))));
         }
         due.retain(|(at, _)| *at <= now.mono);
@@ -655,6 +729,10 @@ impl Model {
                         }
                         self.set_alarm(id, now);
                     }
+                }
+                Due::Visit(id) => {
+                    self.look_again(id, now);
+                    self.set_alarm(id, now);
                 }
                 Due::Deadline(waiter) => overdue.push(waiter),
             }
@@ -695,7 +773,7 @@ impl Model {
                 Doing::Wanting { spaced, in_line: false, .. } => Some(spaced),
                 _ => None,
             };
-            doing.into_iter().chain(key.alarm).chain(key.waiting.values().copied())
+            doing.into_iter().chain(key.alarm).chain(key.visit).chain(key.waiting.values().copied())
         });
         let first = self.line().iter().map(|(_, id)| self.held(*id).map_or(0, |held| held.mono)).min();
         let next = first.map(|first| first.max(self.opening).max(self.ready(&self.spent)));
@@ -910,6 +988,7 @@ impl Model {
                 self.hold = Some((id, now.after(wait)));
             }
         }
+        self.visit(id, now);
         let key = self.key(id);
         key.spent.push(Spent::Request { at: now.mono });
         let (secret, patience) = (key.secret.clone(), key.patience());
@@ -1015,7 +1094,7 @@ impl Model {
         self.tally.granted += 1;
         self.end_outage();
         let key = self.key(id);
-        (key.failures, key.refusals, key.refused) = (0, 0, false);
+        (key.failures, key.refusals, key.refused, key.one_refused) = (0, 0, false, false);
         if lifetime > 0 {
             let from = if is_held(sent, now) { now } else { sent };
             let mut early = ((lifetime as f64 * self.rules.early) as u64).min(dies.left(from));
@@ -1207,6 +1286,23 @@ impl Model {
             Doing::Resting { until, .. } => Some(refresh.map_or(until, |at| until.later(at)).left(now)),
             Doing::Wanting { .. } | Doing::Asking { .. } => None,
         };
-        self.key(id).alarm = left.map(|left| now.mono + left);
+        let visit = key.next_visit(now).filter(|_| key.warm > 0 && !self.is_closed);
+        let key = self.key(id);
+        (key.alarm, key.visit) = (left.map(|left| now.mono + left), visit);
+    }
+
+    /// Somebody is sent to where the secrets lie, unless one is there yet.
+    fn visit(&mut self, id: u64, now: Time) {
+        if let Some(place) = self.key(id).place.as_mut().filter(|place| !place.visitor) {
+            *place = Place { visited: Some(now.mono), visitor: true };
+            self.visits.push(id);
+        }
+    }
+
+    fn look_again(&mut self, id: u64, now: Time) {
+        if !self.is_closed && self.keys[&id].next_visit(now).is_some_and(|at| at <= now.mono) {
+            self.visit(id, now);
+            self.set_alarm(id, now);
+        }
     }
 }

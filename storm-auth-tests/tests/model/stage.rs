@@ -8,8 +8,8 @@ use http::Response;
 use storm_auth_core::machine::{self, Acquire, Action, OpId, Output, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
-    AcquireError, Budget, Cause, Credentials, Failure, FailureKind, HttpHosts, Invalidated, Key, KeyId, Machine, Now,
-    Policy, Scope, Token, TokenId, TokenUrl, scope,
+    AcquireError, Budget, Cause, Credentials, CredentialsFailure, Failure, FailureKind, HttpHosts, Invalidated, Key,
+    KeyId, Machine, Now, Policy, Scope, Token, TokenId, TokenUrl, scope,
 };
 
 use super::reference::{
@@ -56,6 +56,21 @@ pub(crate) enum Command {
     SetSecret {
         key: usize,
         secret: u8,
+        /// The one beside it.
+        next: Option<u8>,
+    },
+    /// The key's secrets lie somewhere.
+    Renew {
+        key: usize,
+    },
+    /// One who was sent to where secrets lie comes back: with secrets, another client's, or without any.
+    ComeBack {
+        look: usize,
+        with: Found,
+    },
+    /// One comes back for the second time, or whose key is gone.
+    ComeBackLate {
+        look: usize,
     },
     SetOtherClient {
         key: usize,
@@ -63,6 +78,7 @@ pub(crate) enum Command {
     AddKey {
         client: usize,
         secret: u8,
+        next: Option<u8>,
     },
     RemoveKey {
         key: usize,
@@ -100,6 +116,14 @@ pub(crate) enum Command {
     },
 }
 
+/// What lies where a key's secrets are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Found {
+    Secrets { secret: u8, next: Option<u8> },
+    AnotherClients,
+    Nothing,
+}
+
 /// What comes of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wire {
@@ -130,9 +154,10 @@ impl Wire {
         match (status, error) {
             (429 | 503, _) => Says::Throttle,
             (500.., _) => Says::Nonsense,
-            (_, Some("invalid_client" | "invalid_scope"))
-            | (400.., Some(_))
-            | (300..400 | 400 | 401 | 404 | 405, None) => Says::Misconfigured,
+            (_, Some("invalid_client")) => Says::WrongClient,
+            (_, Some("invalid_scope")) | (400.., Some(_)) | (300..400 | 400 | 401 | 404 | 405, None) => {
+                Says::Misconfigured
+            }
             _ => Says::Nonsense,
         }
     }
@@ -189,6 +214,9 @@ pub(crate) struct Stage {
     /// Requests that are not answered yet, by ticket; and those that were.
     under_way: Vec<(OpId, Request)>,
     over: Vec<(OpId, Request)>,
+    /// Who was sent to where secrets lie and for which key; and those who have come back, or whose key is gone.
+    looks: Vec<(OpId, u64)>,
+    looked: Vec<OpId>,
     waiters: BTreeMap<WaiterId, u64>,
     /// All tokens that came out of the machine: whose, and their text.
     seen: Vec<(TokenId, String)>,
@@ -221,13 +249,15 @@ impl Stage {
             keys: BTreeMap::new(),
             under_way: Vec::new(),
             over: Vec::new(),
+            looks: Vec::new(),
+            looked: Vec::new(),
             waiters: BTreeMap::new(),
             seen: Vec::new(),
             issued: BTreeMap::new(),
             texts: 0,
             compared: (0, 0),
         };
-        (0..AT_THE_START).for_each(|client| stage.play(&Command::AddKey { client, secret: 0 }));
+        (0..AT_THE_START).for_each(|client| stage.play(&Command::AddKey { client, secret: 0, next: None }));
         stage
     }
 
@@ -262,25 +292,56 @@ impl Stage {
                 self.reject(token, &text);
             }
             Command::RejectForeign => self.reject(Token::fake("foreign").id(), "foreign"),
-            Command::SetSecret { key, secret } => {
+            Command::SetSecret { key, secret, next } => {
                 let Some((id, key)) = self.some_key(key) else { return };
-                let known = self.machine.key(key).map(|key| key.credentials().client_id().to_owned());
-                let credentials = Credentials::new(known.as_deref().unwrap_or("gone"), secret_text(secret)).unwrap();
-                let set = self.machine.set_credentials(key, credentials, now);
-                assert_eq!(set.is_ok(), self.model.set_secret(id, &secret_text(secret), self.now));
+                let client = self.client(key);
+                let set = self.machine.set_credentials(key, credentials(&client, secret, next), now);
+                let (secret, next) = texts(secret, next);
+                assert_eq!(set.is_ok(), self.model.set_secret(id, &secret, next.as_deref(), self.now));
+            }
+            Command::Renew { key } => {
+                let Some((id, key)) = self.some_key(key) else { return };
+                self.machine.renew_credentials(key, now);
+                self.model.lie_somewhere(id, self.now);
+            }
+            Command::ComeBack { look, with } => {
+                if self.looks.is_empty() {
+                    return;
+                }
+                let (op, id) = self.looks.remove(look % self.looks.len());
+                self.looked.push(op);
+                let client = self.client(self.keys[&id]);
+                let nothing = || CredentialsFailure::new("on purpose");
+                let (found, secrets) = match with {
+                    Found::Secrets { secret, next } => {
+                        (Ok(credentials(&client, secret, next)), Some(texts(secret, next)))
+                    }
+                    Found::AnotherClients => (Ok(credentials("another", 9, None)), None),
+                    Found::Nothing => (Err(nothing()), None),
+                };
+                self.machine.handle_credentials(op, found, now);
+                self.with_model(|model, now, draws| {
+                    let secrets = secrets.as_ref().map(|(secret, next)| (&**secret, next.as_deref()));
+                    model.come_back(id, secrets, now, draws);
+                });
+            }
+            Command::ComeBackLate { look } => {
+                let Some(op) = pick(self.looked.iter(), look).copied() else { return };
+                self.machine.handle_credentials(op, Ok(credentials("shop", 9, None)), now);
+                self.with_model(|model, now, draws| model.hear_late(now, draws));
             }
             Command::SetOtherClient { key } => {
                 let Some((_, key)) = self.some_key(key) else { return };
-                let credentials = Credentials::new("another", secret_text(9)).unwrap();
-                assert!(self.machine.set_credentials(key, credentials, now).is_err());
+                assert!(self.machine.set_credentials(key, credentials("another", 9, None), now).is_err());
             }
-            Command::AddKey { client, secret } => {
+            Command::AddKey { client, secret, next } => {
                 let client = CLIENTS[client % CLIENTS.len()];
                 let url =
                     TokenUrl::parse("https://identity.storm.io/1.0/connect/token", &HttpHosts::default()).unwrap();
-                let credentials = Credentials::new(client, secret_text(secret)).unwrap();
-                let key = self.machine.add_key(Key::new(url, credentials, Scope::new(scope::LAB).unwrap()), now);
-                assert_eq!(key.index(), self.model.add_key(client, &secret_text(secret), self.now));
+                let key = Key::new(url, credentials(client, secret, next), Scope::new(scope::LAB).unwrap());
+                let key = self.machine.add_key(key, now);
+                let (secret, next) = texts(secret, next);
+                assert_eq!(key.index(), self.model.add_key(client, &secret, next.as_deref(), self.now));
                 self.keys.insert(key.index(), key);
             }
             Command::RemoveKey { key } => {
@@ -288,6 +349,8 @@ impl Stage {
                 self.machine.remove_key(key, now);
                 self.model.remove_key(id);
                 self.retire(|request| request.key == id);
+                let gone = self.looks.extract_if(.., |(_, key)| *key == id);
+                self.looked.extend(gone.map(|(op, _)| op));
             }
             Command::KeepWarm { key } => {
                 let Some((id, key)) = self.some_key(key) else { return };
@@ -371,6 +434,11 @@ impl Stage {
             counters.aborted,
         ];
         assert!(outcomes.iter().sum::<u64>() <= counters.requests);
+    }
+
+    /// The client id of a key; of one that is gone, any.
+    fn client(&self, key: KeyId) -> String {
+        self.machine.key(key).map_or("gone", |key| key.credentials().client_id()).to_owned()
     }
 
     fn machine_now(&self) -> Now {
@@ -459,12 +527,13 @@ impl Stage {
     }
 
     fn compare(&mut self) {
-        let mut sent = Vec::new();
+        let (mut sent, mut looks) = (Vec::new(), Vec::new());
         let mut resolved = BTreeMap::new();
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Perform(Action::Send(send)) => sent.push(send),
                 Output::Perform(Action::Store(request)) => panic!("no store was announced: {request:?}"),
+                Output::Perform(Action::Credentials(request)) => looks.push((request.op, request.key.index())),
                 Output::Resolve(waiter, result) => {
                     if let Ok(token) = &result {
                         self.see(token);
@@ -479,6 +548,9 @@ impl Stage {
                 Output::Event(_) => {}
             }
         }
+        let expected = std::mem::take(&mut self.model.visits);
+        self.same(&looks.iter().map(|(_, key)| *key).collect(), &expected, "looks");
+        self.looks.extend(looks);
         let expected = std::mem::take(&mut self.model.sent);
         let wire: Vec<_> = (sent.iter())
             .map(|send| {
@@ -566,6 +638,19 @@ fn pick<T>(mut from: impl ExactSizeIterator<Item = T>, number: usize) -> Option<
 
 fn secret_text(number: u8) -> String {
     format!("S3cret-{number}")
+}
+
+fn texts(secret: u8, next: Option<u8>) -> (String, Option<String>) {
+    // The same twice is one.
+    (secret_text(secret), next.filter(|next| *next != secret).map(secret_text))
+}
+
+fn credentials(client: &str, secret: u8, next: Option<u8>) -> Credentials {
+    let credentials = Credentials::new(client, secret_text(secret)).unwrap();
+    match next {
+        Some(next) => credentials.with_next(secret_text(next)).unwrap(),
+        None => credentials,
+    }
 }
 
 fn token_body(text: &str, lifetime: u64) -> String {
