@@ -407,7 +407,8 @@ impl Draft {
             let read = |name: &str| match name {
                 "STORM_CLIENT_ID" => Some(id.clone().into()),
                 "STORM_CLIENT_SECRET" => secret.take(),
-                _ => path.clone(),
+                "STORM_CLIENT_SECRET_FILE" => path.clone(),
+                next => filled(next),
             };
             Credentials::from_variables(read, &file)
         };

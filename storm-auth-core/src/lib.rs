@@ -5,7 +5,7 @@
 //! no entropy and no environment.
 //!
 //! Most people want one of the drivers, `storm-auth-reqwest` (async) or `storm-auth-blocking`. This crate is for those who
-//! embed the machine in a runtime of their own, and for writing drivers.
+//! embed the machine in a runtime of their own, and for writing drivers: [`driver_guide`] has a list for them.
 //!
 //! # How to run it
 //!
@@ -130,6 +130,7 @@ pub mod config_file;
 pub mod credentials;
 #[cfg(feature = "driver")]
 pub mod driver;
+pub mod driver_guide;
 pub mod environment;
 pub mod error;
 pub mod machine;

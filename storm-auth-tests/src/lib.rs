@@ -2,7 +2,8 @@
 //! it, and of an API that checks tokens, on loopback sockets.
 //!
 //! It serves the tests of `storm-auth` and those of its users alike, as a library and as a binary
-//! (`cargo run -p storm-auth-tests --bin emulator -- --help`).
+//! (`cargo run -p storm-auth-tests --bin emulator -- --help`). The README says how a test is written with it: with clocks that are
+//! moved, scripted faults and counts; `examples/shop.rs` is a whole file of such tests.
 //!
 //! ```
 //! use std::time::Duration;
@@ -22,18 +23,35 @@
 //!
 //! // Every token that was issued so far expires, without waiting for it.
 //! emulator.clock().advance(Duration::from_secs(600));
-//! assert_eq!(emulator.token_requests(), 0);
+//! emulator.assert_token_requests(0);
 //! ```
+//!
+//! # Features
+//!
+//! The emulator is always there, and alone with `default-features = false`. `conformance` adds the suites that check a
+//! driver (`driver_conformance`) or a token store (`store_conformance`) of one's own, and a store in memory (`memory_store`); `sim`
+//! the simulator (`sim`); `cli` and `fleet`, the defaults, the programs `emulator` and `fleet`, and fleets in virtual time (`fleet`).
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "conformance")]
+pub mod driver_conformance;
 pub mod emulator;
+#[cfg(feature = "fleet")]
 pub mod fleet;
+#[cfg(feature = "conformance")]
 pub mod memory_store;
+#[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(feature = "conformance")]
 pub mod store_conformance;
 
 /// The programs of README.md, compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// And those of this crate's own, run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct OwnReadme;

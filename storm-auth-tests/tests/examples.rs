@@ -11,11 +11,12 @@ use std::{
 use storm_auth_tests::emulator::{Emulator, Endpoint, Fault, Limiter, LimiterKind, Nginx};
 
 /// Every example: its package, its name, and a path of it once it was built.
-static EXAMPLES: LazyLock<[Example; 4]> = LazyLock::new(|| {
+static EXAMPLES: LazyLock<[Example; 5]> = LazyLock::new(|| {
     [
         Example::find("storm-auth-reqwest", "quickstart"),
         Example::find("storm-auth-blocking", "quickstart"),
         Example::find("storm-auth-core", "custom_runtime"),
+        Example::find("storm-auth-core", "custom_runtime_mio"),
         Example::find("storm-auth-core", "custom_runtime_smol"),
     ]
 });
@@ -184,6 +185,22 @@ fn the_show_runs_against_a_server_that_it_has_no_hand_in() {
         let emulator = Emulator::builder().client("shop", SECRET, &["playground"]).start();
         Variables::of(&emulator).run(example, &[]).exits(0).shows().never_says(&["Bearer", "eyJ", "S3cret"]);
         assert_eq!(emulator.token_requests(), 4, "{example:?}");
+    }
+}
+
+/// It has no server: a day is over in an instant, and only the long outage is felt.
+#[test]
+fn the_day_in_virtual_time_is_told_hour_by_hour() {
+    let example = Example::find("storm-auth-core", "custom_runtime_virtual");
+    let run = example.run(&[], &[]).exits(0);
+    let hours: Vec<Vec<u32>> = (run.out.lines())
+        .map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()).collect())
+        .filter(|numbers: &Vec<_>| numbers.len() == 4)
+        .collect();
+    assert_eq!(hours.len(), 24, "{run}");
+    for hour in hours {
+        let [number, requests, rounds, left_out] = hour[..] else { panic!("{run}") };
+        assert_eq!((rounds + left_out, left_out > 0, requests > 10), (60, number == 11, number == 11), "{run}");
     }
 }
 
