@@ -339,6 +339,27 @@ fn requests_are_recorded_as_they_came() {
 }
 
 #[test]
+fn a_count_that_is_another_one_is_told_with_what_came_and_without_secrets() {
+    let emulator = manual().start();
+    emulator.assert_token_requests(0);
+    token(&emulator, GOOD);
+    emulator.clock().advance(Duration::from_millis(1_500));
+    token(&emulator, "grant_type=client_credentials&client_id=erp&client_secret=0ther");
+    emulator.assert_token_requests(2);
+    let told = |claim: &dyn Fn(&Emulator)| {
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| claim(&emulator))).unwrap_err();
+        panic.downcast_ref::<String>().unwrap().clone()
+    };
+    assert_eq!(
+        told(&|emulator| emulator.assert_token_requests(1)),
+        "1 token requests were expected, and 2 came\n\
+         1. 0 ms later: POST /identity/1.0/connect/token, client_id \"storm-auth\", scope \"playground\"\n\
+         2. 1500 ms later: POST /identity/1.0/connect/token, client_id \"erp\""
+    );
+    assert!(told(&|emulator| emulator.assert_api_requests(1)).starts_with("1 API requests were expected, and 0 came"));
+}
+
+#[test]
 fn debug_shows_no_credentials() {
     let emulator = manual().start();
     let access_token = token(&emulator, GOOD).access_token();

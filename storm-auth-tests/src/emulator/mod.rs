@@ -225,6 +225,47 @@ impl Emulator {
         self.counts().api_requests
     }
 
+    /// That so many token requests came since the emulator started, and no other.
+    ///
+    /// ```
+    /// use storm_auth_tests::emulator::Emulator;
+    ///
+    /// let emulator = Emulator::start();
+    /// // Here the client under test makes its calls.
+    /// emulator.assert_token_requests(0);
+    /// ```
+    ///
+    /// # Panics
+    /// There were more, or fewer; the message lists those that were recorded, without secrets.
+    #[track_caller]
+    pub fn assert_token_requests(&self, requests: u64) {
+        self.assert_requests(Endpoint::Token, requests);
+    }
+
+    /// That so many API requests came since the emulator started, and no other.
+    ///
+    /// # Panics
+    /// As [`assert_token_requests`](Self::assert_token_requests).
+    #[track_caller]
+    pub fn assert_api_requests(&self, requests: u64) {
+        self.assert_requests(Endpoint::Api, requests);
+    }
+
+    #[track_caller]
+    fn assert_requests(&self, endpoint: Endpoint, requests: u64) {
+        let (name, seen) = match endpoint {
+            Endpoint::Token => ("token", self.token_requests()),
+            Endpoint::Api => ("API", self.api_requests()),
+        };
+        if seen != requests {
+            let recorded = self.recorded(endpoint);
+            let start = recorded.first().map_or(0, |first| first.at_ms);
+            let lines: Vec<_> = recorded.iter().zip(1..).map(|(request, number)| request.line(number, start)).collect();
+            let none = if lines.is_empty() { "\nnone was recorded: a body has to be read to its end" } else { "" };
+            panic!("{requests} {name} requests were expected, and {seen} came{none}{}", lines.concat());
+        }
+    }
+
     /// The last requests of `endpoint` whose bodies were read to their end, oldest first: at most 4,096, and 16 MiB.
     pub fn recorded(&self, endpoint: Endpoint) -> Vec<Recorded> {
         self.shared.side(endpoint, |side| side.recorded.iter().cloned().collect())
@@ -576,6 +617,22 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// A line about it, for people. It shows no secret and no token.
+    fn line(&self, number: usize, start_ms: u64) -> String {
+        let passed = self.at_ms.saturating_sub(start_ms);
+        let mut line = format!("\n{number}. {} ms later: {} {}", passed, self.method, self.uri.path());
+        let form = serde_urlencoded::from_bytes::<Vec<(String, String)>>(&self.body).unwrap_or_default();
+        for (name, value) in form.iter().filter(|(name, _)| matches!(name.as_str(), "client_id" | "scope")) {
+            line += &format!(", {name} {value:?}");
+        }
+        line += match self.verdict {
+            Verdict::Pass => "",
+            Verdict::Hold(_) => ", held by the limiter",
+            Verdict::Reject => ", refused by the limiter",
+        };
+        line
+    }
+
     fn size(&self) -> usize {
         let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
         self.body.len() + headers.sum::<usize>()
