@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::ToSocketAddrs as _;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -162,10 +162,11 @@ struct Flight {
 }
 
 impl Flight {
-    /// Begins to connect. A name is looked up here, which may block: a loop of yours has a resolver, or knows the address.
+    /// Begins to connect. A name is looked up here, which may block, and one address is tried: a loop of yours has a resolver, or
+    /// knows the address.
     fn start(send: TokenRequest, now: Mono) -> io::Result<Self> {
         let (head, body) = send.request.into_parts();
-        let address = plain_http::peer(&head.uri)?.to_socket_addrs()?.next();
+        let address = plain_http::peer(&head.uri)?.to_socket_addrs()?.min_by_key(SocketAddr::is_ipv6);
         let stream = TcpStream::connect(address.ok_or_else(|| io::Error::other("the name has no address"))?)?;
         Ok(Self {
             op: send.op,

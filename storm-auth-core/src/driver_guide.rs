@@ -67,7 +67,8 @@
 //!     cut. Copy the request's body nowhere, or wipe the copy. *Found by `no_error_shows_the_secret`.*
 //! 14. **End well.** [`shut_down`](crate::Machine::shut_down) starts nothing more; wait until
 //!     [`is_idle`](crate::Machine::is_idle), so that what was sent is not wasted, and go on serving what is held. When the last handle
-//!     goes, close what is under way: nothing lives for ever. *Found by `a_closed_driver_starts_nothing`.*
+//!     goes, close the sockets that are still open, or let them end by the requests' patience: nothing lives for ever.
+//!     *Found by `a_closed_driver_starts_nothing`.*
 //!
 //! What no check can see from outside:
 //!

@@ -204,6 +204,14 @@ fn the_day_in_virtual_time_is_told_hour_by_hour() {
     }
 }
 
+/// Its tests run by themselves.
+#[test]
+fn the_shop_asks_the_warehouse() {
+    let example = Example::find("storm-auth-tests", "shop");
+    let run = example.run(&[], &[]).exits(0).never_says(&["Bearer", "eyJ", "emulated-secret"]);
+    assert!(run.out.starts_with("product 17: 7 on hand"), "{run}");
+}
+
 /// The last scene moves the show's clock, and not that of a limiter elsewhere, which has nothing left for the refresh then.
 #[test]
 fn r26_the_show_goes_on_where_the_limiter_has_nothing_left_for_the_refresh() {

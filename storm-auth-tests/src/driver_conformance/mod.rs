@@ -141,7 +141,6 @@ pub trait Subject: Sized {
 }
 
 /// One thing that a driver has to do.
-#[derive(Clone, Copy)]
 pub struct Check<S> {
     /// What it is called, here and in the guide.
     pub name: &'static str,

@@ -12,7 +12,7 @@ use storm_auth_core::driver::{Clock, SystemClocks};
 use storm_auth_core::machine::{Acquire, Action, OpId, Output, TokenRequest, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
-    AcquireError, Counters, Failure, FailureKind, KeyId, Machine, Now, Settings, Status, Token, TokenId, Unix,
+    AcquireError, Counters, Failure, FailureKind, KeyId, Machine, Mono, Now, Settings, Status, Token, TokenId, Unix,
 };
 use storm_auth_tests::driver_conformance::{Subject, check, checks};
 use ureq::Agent;
@@ -39,6 +39,10 @@ const REJECTS_WHATEVER_IS_CURRENT: Wrong = 15;
 const RETRIES: Wrong = 16;
 const TELLS_THE_SECRET: Wrong = 17;
 const STARTS_AFTER_THE_END: Wrong = 18;
+const READS_THE_OTHER_CLOCK: Wrong = 19;
+const SLEEPS_ON: Wrong = 20;
+const TAKES_HALVES: Wrong = 21;
+const ENDS_REQUESTS_WITH_CALLERS: Wrong = 22;
 
 #[test]
 fn a_driver_that_does_nothing_wrong_is_not_blamed() {
@@ -57,6 +61,7 @@ macro_rules! finds {
 
 finds! {
     one_clock_is_found: READS_ONE_CLOCK, "a_suspend_is_felt", 1;
+    the_other_clock_is_found: READS_THE_OTHER_CLOCK, "a_clock_that_is_set_back_prolongs_nothing", 1;
     outputs_that_are_left_are_found: LEAVES_OUTPUTS, "a_refresh_starts_behind_a_token_that_is_served", 2;
     a_redirect_that_is_followed_is_found: FOLLOWS_REDIRECTS, "no_redirect_is_followed", 3;
     a_request_that_is_sent_again_is_found: SENDS_AGAIN, "a_request_is_sent_once", 3;
@@ -64,14 +69,19 @@ finds! {
     a_failure_that_is_not_reported_is_found: REPORTS_NO_FAILURE, "a_request_without_an_answer_is_reported", 4;
     a_body_without_an_end_is_found: READS_ON, "a_body_past_64_kib_fails", 5;
     a_body_that_is_decoded_is_found: DECODES_BODIES, "an_encoded_body_fails", 5;
+    half_an_answer_is_found: TAKES_HALVES, "half_an_answer_fails", 5;
     a_request_that_goes_with_its_caller_is_found: IS_HASTY, "a_request_outlives_the_deadline_of_its_caller", 6;
     a_timeout_that_nobody_keeps_is_found: NEVER_TELLS_THE_TIME, "a_deadline_comes_though_nothing_happens", 7;
+    a_gate_that_nobody_opens_is_found: NEVER_TELLS_THE_TIME, "a_throttle_ends_though_nothing_happens", 7;
+    a_deadline_that_is_slept_through_is_found: SLEEPS_ON, "a_deadline_that_comes_forward_is_kept", 7;
     a_result_that_is_lost_is_found: LOSES_RESULTS, "one_request_serves_all_who_wait", 8;
     waiters_that_are_left_behind_are_found: CANCELS_NOBODY, "a_caller_that_goes_leaves_the_others_served", 9;
+    a_request_that_ends_with_its_caller_is_found: ENDS_REQUESTS_WITH_CALLERS, "a_caller_that_goes_leaves_its_request", 9;
     a_cache_that_keeps_too_long_is_found: CACHES_ON_ITS_OWN, "an_expired_token_is_never_handed_out", 10;
     a_cache_that_keeps_nothing_is_found: FORGETS_EVERY_TOKEN, "a_cached_token_costs_no_request", 10;
     a_rejection_of_the_wrong_token_is_found: REJECTS_WHATEVER_IS_CURRENT, "a_rejected_token_is_replaced_once", 11;
     a_retry_of_a_throttle_is_found: RETRIES, "a_throttle_is_felt_once", 12;
+    a_retry_of_a_failure_is_found: RETRIES, "a_failure_is_not_retried_by_the_driver", 12;
     a_secret_in_an_error_is_found: TELLS_THE_SECRET, "no_error_shows_the_secret", 13;
     work_after_the_end_is_found: STARTS_AFTER_THE_END, "a_closed_driver_starts_nothing", 14;
 }
@@ -95,6 +105,9 @@ pub(crate) struct Broken<const WRONG: Wrong> {
     resolved: BTreeMap<WaiterId, Result<Token, AcquireError>>,
     /// What it keeps beside the machine, where that is its mistake.
     cached: Option<Token>,
+    /// Until when it means to sleep.
+    sleeps_until: Option<Mono>,
+    last_op: Option<OpId>,
     reporter: Sender<Report>,
     reports: Receiver<Report>,
 }
@@ -132,6 +145,7 @@ impl<const WRONG: Wrong> Broken<WRONG> {
         let now = self.clock.now();
         match WRONG {
             READS_ONE_CLOCK => Now { unix: Unix::from_millis(1_700_000_000_000 + now.mono.as_millis()), ..now },
+            READS_THE_OTHER_CLOCK => Now { mono: Mono::from_millis(now.unix.as_millis()), ..now },
             _ => now,
         }
     }
@@ -141,6 +155,7 @@ impl<const WRONG: Wrong> Broken<WRONG> {
             match output {
                 Output::Perform(Action::Send(send)) => {
                     let (op, reporter) = (send.op, self.reporter.clone());
+                    self.last_op = Some(op);
                     std::thread::spawn(move || match post(WRONG, &send) {
                         Err(_) if WRONG == REPORTS_NO_FAILURE => {}
                         outcome => drop(reporter.send((op, outcome))),
@@ -174,7 +189,8 @@ impl<const WRONG: Wrong> Subject for Broken<WRONG> {
         let (mut machine, clock) = (Machine::new(config.policy, 7), Clock::movable());
         let key = machine.add_key(config.key, clock.now());
         let (reporter, reports) = mpsc::channel();
-        Self { machine, key, clock, secret, resolved: BTreeMap::new(), cached: None, reporter, reports }
+        let (resolved, cached, sleeps_until, last_op) = Default::default();
+        Self { machine, key, clock, secret, resolved, cached, sleeps_until, last_op, reporter, reports }
     }
 
     fn call(&mut self, deadline: Duration) -> Acquire {
@@ -206,6 +222,15 @@ impl<const WRONG: Wrong> Subject for Broken<WRONG> {
             Ok((op, Ok(response))) => self.machine.handle_response(op, &response, self.now()),
             Ok((op, Err(failure))) => self.machine.handle_failure(op, failure, self.now()),
             Err(_) if WRONG == NEVER_TELLS_THE_TIME || WRONG == LEAVES_OUTPUTS => return,
+            Err(_) if WRONG == SLEEPS_ON => {
+                let due = self.machine.poll_timeout().map(|due| due.at);
+                if self.sleeps_until.or(due).is_none_or(|until| self.now().mono < until) {
+                    self.sleeps_until = self.sleeps_until.or(due);
+                    return;
+                }
+                self.sleeps_until = None;
+                self.machine.handle_timeout(self.now());
+            }
             Err(_) => self.machine.handle_timeout(self.now()),
         }
         self.drain();
@@ -216,6 +241,9 @@ impl<const WRONG: Wrong> Subject for Broken<WRONG> {
             && WRONG != CANCELS_NOBODY
         {
             self.machine.cancel(waiter, self.now());
+            if let Some(op) = self.last_op.filter(|_| WRONG == ENDS_REQUESTS_WITH_CALLERS) {
+                self.machine.handle_failure(op, Failure::new(FailureKind::Aborted, "its caller has gone"), self.now());
+            }
             self.drain();
         }
         true
@@ -273,7 +301,7 @@ fn post(wrong: Wrong, send: &TokenRequest) -> Result<Response<ResponseBody>, Fai
     if wrong == SENDS_AGAIN && answer.is_err() {
         answer = ask();
     }
-    if wrong == RETRIES && answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS) {
+    if wrong == RETRIES && answer.as_ref().is_ok_and(|answer| answer.status() != StatusCode::OK) {
         answer = ask();
     }
     let (mut head, body) = answer.map_err(|error| failure(&error))?.into_parts();
@@ -286,6 +314,7 @@ fn post(wrong: Wrong, send: &TokenRequest) -> Result<Response<ResponseBody>, Fai
             Ok(0) => break,
             Ok(length) if body.push(&chunk[..length]).is_err() && wrong != READS_ON => break,
             Ok(_) => {}
+            Err(_) if wrong == TAKES_HALVES => break,
             Err(error) => return Err(failure(&error.into())),
         }
     }
