@@ -71,6 +71,11 @@ impl StormClient {
         }
     }
 
+    #[cfg(feature = "middleware")]
+    pub(crate) fn api(&self) -> &Api {
+        &self.0.api
+    }
+
     /// The tokens behind the calls.
     pub fn tokens(&self) -> &TokenProvider {
         &self.0.tokens
@@ -316,17 +321,8 @@ impl StormRequest {
         if !api.rejects_token(response.get_uri(), response.status(), response.headers()) {
             return Ok(response);
         }
-        tokens.invalidate(token.id());
-        let Some(mut again) = spare else {
-            tokens.abandon_replay(token.id(), None);
+        let Some((mut again, other)) = tokens.replay(token.id(), spare) else {
             return Ok(response);
-        };
-        let other = match tokens.token() {
-            Ok(other) => other,
-            Err(error) => {
-                tokens.abandon_replay(token.id(), error.acquire_error().cloned());
-                return Ok(response);
-            }
         };
         api.authorize(again.headers_mut(), other.header(), application_id);
         let response = run(&agent, again)?;

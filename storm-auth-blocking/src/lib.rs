@@ -56,6 +56,9 @@
 //! `storm_auth`. With `serde`, a configuration file in any format of serde's can be read
 //! (`Builder::from_config`, `env::builder_over`). `cli` is for the program `storm-token` alone, and adds nothing here.
 //!
+//! What fits this crate into other stacks, off by default: `middleware` (`StormMiddleware`, for an agent of your own). Requests that it
+//! authorises go to the configured API origins alone, and share the tokens of the [`StormClient`] that it was made by.
+//!
 //! # Panics
 //!
 //! None of ours; a panic in a callback of yours is contained.
@@ -67,6 +70,8 @@ mod client;
 mod clock;
 mod driver;
 mod error;
+#[cfg(feature = "middleware")]
+mod middleware;
 mod observe;
 mod provider;
 mod source;
@@ -78,6 +83,8 @@ pub use client::{StormClient, StormRequest};
 pub use clock::Clock;
 pub use driver::KeepWarm;
 pub use error::Error;
+#[cfg(feature = "middleware")]
+pub use middleware::StormMiddleware;
 pub use provider::TokenProvider;
 pub use source::{FakeTokens, TokenSource};
 pub use storm_auth_core::{

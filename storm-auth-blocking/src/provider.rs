@@ -164,7 +164,24 @@ impl TokenProvider {
         self.driver.command(|machine, _| machine.counters())
     }
 
-    pub(crate) fn abandon_replay(&self, token: TokenId, error: Option<AcquireError>) {
+    /// The API rejected this token: what is to be sent again, and another token for it. Without either the caller gets the 401, and
+    /// the reason is an event (R39).
+    pub(crate) fn replay<R>(&self, rejected: TokenId, again: Option<R>) -> Option<(R, Token)> {
+        self.invalidate(rejected);
+        let Some(again) = again else {
+            self.abandon_replay(rejected, None);
+            return None;
+        };
+        match self.token() {
+            Ok(other) => Some((again, other)),
+            Err(error) => {
+                self.abandon_replay(rejected, error.acquire_error().cloned());
+                None
+            }
+        }
+    }
+
+    fn abandon_replay(&self, token: TokenId, error: Option<AcquireError>) {
         self.driver.command(|machine, _| machine.note_abandoned_replay(token, error));
     }
 

@@ -34,6 +34,11 @@ impl ConfigError {
         Self::new(field, "malformed; look for characters that HTTP does not allow there")
     }
 
+    /// A request whose URI names no origin, so that nobody can tell whether the bearer may go there (R45).
+    pub const fn without_origin() -> Self {
+        Self::new(Field::Target, "it names no origin; give the whole URL, or say where its service sends it")
+    }
+
     /// A logger that would be given the bytes of requests and answers by the HTTP library, tokens included.
     pub const fn logged(problem: &'static str) -> Self {
         Self::new(Field::Logging, problem)

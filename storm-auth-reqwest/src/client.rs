@@ -72,6 +72,11 @@ impl StormClient {
         }
     }
 
+    #[cfg(any(feature = "reqwest-middleware", feature = "tower"))]
+    pub(crate) fn api(&self) -> &Api {
+        &self.0.api
+    }
+
     /// The tokens behind the calls.
     pub fn tokens(&self) -> &TokenProvider {
         &self.0.tokens
@@ -139,7 +144,7 @@ fn broke_off(error: &reqwest::Error) -> bool {
     error.is_request() && !error.is_connect() && !error.is_timeout()
 }
 
-fn rejects(api: &Api, response: &Response) -> bool {
+pub(crate) fn rejects(api: &Api, response: &Response) -> bool {
     api.rejects_token(response.url().as_str(), response.status(), response.headers())
 }
 
@@ -247,17 +252,8 @@ impl StormRequest {
         if !rejects(api, &response) {
             return Ok(response);
         }
-        tokens.invalidate(token.id());
-        let Some(mut again) = repeat() else {
-            tokens.abandon_replay(token.id(), None);
+        let Some((mut again, other)) = tokens.replay(token.id(), repeat()).await else {
             return Ok(response);
-        };
-        let other = match tokens.token().await {
-            Ok(other) => other,
-            Err(error) => {
-                tokens.abandon_replay(token.id(), error.acquire_error().cloned());
-                return Ok(response);
-            }
         };
         api.authorize(again.headers_mut(), other.header(), application_id);
         let response = http.execute(again).await?;

@@ -59,18 +59,26 @@
 //! reqwest's. With `tracing`, events have the target `storm_auth`. With `serde`, a configuration file in any format of serde's can be
 //! read (`Builder::from_config`, `env::builder_over`).
 //!
+//! What fits this crate into other stacks, all off by default: `reqwest-middleware` (`StormMiddleware`, for a chain over reqwest) and
+//! `tower` (the module of that name: a layer for hyper, tonic, and what axum forwards to). Requests that they authorise go to the
+//! configured API origins alone, and share the tokens of the [`StormClient`] that they were made by.
+//!
 //! # Panics
 //!
 //! Waiting for a token outside a tokio runtime panics, as tokio's timer does. Nothing else panics; a panic in a callback of yours
 //! is contained.
 
 pub mod env;
+#[cfg(feature = "tower")]
+pub mod tower;
 
 mod builder;
 mod client;
 mod clock;
 mod driver;
 mod error;
+#[cfg(feature = "reqwest-middleware")]
+mod middleware;
 mod observe;
 mod provider;
 mod source;
@@ -81,6 +89,8 @@ pub use client::{StormClient, StormRequest};
 pub use clock::Clock;
 pub use driver::KeepWarm;
 pub use error::Error;
+#[cfg(feature = "reqwest-middleware")]
+pub use middleware::StormMiddleware;
 pub use provider::TokenProvider;
 pub use source::{FakeTokens, TokenFuture, TokenSource};
 pub use storm_auth_core::{

@@ -415,6 +415,23 @@ fn a_reader_that_goes_away_causes_no_panic() {
     }
 }
 
+/// What this library looks like in other people's stacks. Each shows a token that serves three calls, and one that was revoked.
+#[test]
+fn the_integrations_run_against_an_emulator() {
+    let sent_again = "200 OK\n200 OK\n200 OK\ntoken requests: 1\nrevoked, and sent again: 200 OK\ntoken requests: 2\n";
+    let sent_once =
+        "200 OK\n200 OK\n200 OK\ntoken requests: 1\nrevoked: 401 Unauthorized\nand then: 200 OK\ntoken requests: 2\n";
+    for (package, name, out) in [
+        ("storm-auth-reqwest", "reqwest_middleware", sent_again),
+        ("storm-auth-reqwest", "tower_layer", sent_again),
+        ("storm-auth-blocking", "ureq_middleware", sent_once),
+    ] {
+        let example = Example::find(package, name);
+        let run = example.run(&[], &[]).exits(0);
+        assert_eq!((&*run.out, &*run.err), (out, ""), "{run}");
+    }
+}
+
 /// Builds the examples with the features that `cargo test --workspace` builds them with. Cargo holds no lock while it runs tests.
 fn build() {
     let mut cargo = Command::new(env!("CARGO"));

@@ -44,6 +44,7 @@ use storm_auth_core::{
 };
 use storm_auth_tests::emulator::{At, Emulator, Endpoint, Fault, Limiter};
 use storm_auth_tests::memory_store::MemoryStore;
+use tower_layer::Layer as _;
 
 /// The scene that a child plays, by the name of its adapter.
 const SCENE: &str = "STORM_AUTH_SECRETS_SCENE";
@@ -125,7 +126,7 @@ fn shows(forbidden: &BTreeMap<usize, HashSet<Vec<u8>>>, line: &str) -> bool {
 }
 
 /// Public types that no scene shows, and why they need not be.
-const HOLD_NO_TEXT: [(&str, &str); 26] = [
+const HOLD_NO_TEXT: [(&str, &str); 27] = [
     ("Activity", "names"),
     ("BodyTooLarge", "empty"),
     ("Class", "names"),
@@ -133,6 +134,7 @@ const HOLD_NO_TEXT: [(&str, &str); 26] = [
     ("FailureKind", "names"),
     ("Field", "names"),
     ("KeyId", "a number"),
+    ("Once", "empty"),
     ("Order", "a time and a number"),
     ("Owner", "a number"),
     ("RecordFault", "names"),
@@ -273,12 +275,19 @@ fn a_scene_for_the_other_tests() {
             say("fake", &storm_auth_reqwest::FakeTokens::new([Ok(Token::fake(&token()))]));
             let request = Setup::<OverReqwest>::at(&emulator).client().get("/a").with(|call| call.bearer_auth(token()));
             say("request", &request);
+            let with_secret = |settings: Settings| settings.credentials(Credentials::new("shop", secret()).unwrap());
+            let storm = Setup::<OverReqwest>::at(&emulator).set(with_secret).client();
+            say("middleware", &storm.middleware());
+            say("layer", &storm.layer().replaying());
+            say("service", &storm.layer().layer(Token::fake(&token())));
         }
         "ureq" => {
             play::<OverUreq>();
             let emulator = Emulator::start();
             say("fake", &storm_auth_blocking::FakeTokens::new([Ok(Token::fake(&token()))]));
             say("request", &Setup::<OverUreq>::at(&emulator).client().get("/a"));
+            let with_secret = |settings: Settings| settings.credentials(Credentials::new("shop", secret()).unwrap());
+            say("middleware", &Setup::<OverUreq>::at(&emulator).set(with_secret).client().middleware());
         }
         _ => {
             GREEDY.store(true, Ordering::Relaxed);

@@ -265,7 +265,7 @@ pub enum Event {
     ReplayAbandoned {
         /// The token that was rejected.
         token: TokenId,
-        /// Why no other could be had; `None` when the call's body cannot be sent twice.
+        /// Why no other could be had; `None` when the call cannot be sent twice.
         error: Option<AcquireError>,
     },
     /// The credentials of a key were replaced.
@@ -425,7 +425,7 @@ impl fmt::Display for Event {
                 write!(f, "the API rejected {token:?} and its call was not sent again: {error}")
             }
             Self::ReplayAbandoned { token, error: None } => {
-                write!(f, "the API rejected {token:?} and its call was not sent again: its body cannot be sent twice")
+                write!(f, "the API rejected {token:?} and its call was not sent again: it cannot be sent twice")
             }
             Self::CredentialsReplaced { key } => write!(f, "key {}: credentials replaced", key.index()),
             Self::SecretSwapped { key } => {

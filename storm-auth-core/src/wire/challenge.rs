@@ -74,8 +74,29 @@ pub fn bearer_error(headers: &HeaderMap) -> Option<BearerError> {
 /// assert!(!rejects_token(StatusCode::FORBIDDEN, &HeaderMap::new()));
 /// ```
 pub fn rejects_token(status: StatusCode, headers: &HeaderMap) -> bool {
-    status == StatusCode::UNAUTHORIZED
-        && !matches!(bearer_error(headers), Some(BearerError::InsufficientScope | BearerError::InvalidRequest))
+    status == StatusCode::UNAUTHORIZED && !blames_the_call(headers)
+}
+
+/// The same for a gRPC answer, whose status stands in its headers where there is no message: `UNAUTHENTICATED`, 16, rejects the
+/// token as a 401 does, and a challenge beside it is heard. A status that comes in trailers, after a message, is not seen here.
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue};
+/// use storm_auth_core::wire::challenge::grpc_rejects_token;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert("grpc-status", HeaderValue::from_static("16"));
+/// assert!(grpc_rejects_token(&headers));
+/// headers.insert("grpc-status", HeaderValue::from_static("7")); // PERMISSION_DENIED
+/// assert!(!grpc_rejects_token(&headers));
+/// ```
+pub fn grpc_rejects_token(headers: &HeaderMap) -> bool {
+    headers.get("grpc-status").is_some_and(|status| status == "16") && !blames_the_call(headers)
+}
+
+/// Whether a challenge says that another token would not help.
+fn blames_the_call(headers: &HeaderMap) -> bool {
+    matches!(bearer_error(headers), Some(BearerError::InsufficientScope | BearerError::InvalidRequest))
 }
 
 /// A field as ASCII, no longer than [`MAX_FIELD`]; a character that the parser does not know becomes `?`.

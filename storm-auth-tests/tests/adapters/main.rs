@@ -32,6 +32,7 @@ mod configured;
 mod endpoint;
 mod face;
 mod futures;
+mod integrations;
 mod origins;
 mod peers;
 mod rejections;
