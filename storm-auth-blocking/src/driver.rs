@@ -15,6 +15,7 @@ use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
 
 use crate::clock::Clock;
+use crate::observe::{self, Meter, Observer, Span};
 use crate::sync::thread::{self, Thread};
 use crate::sync::{Arc, AtomicBool, Mutex, MutexGuard, Ordering, PoisonError, Weak};
 use crate::transport::Transport;
@@ -28,6 +29,7 @@ pub(crate) struct Driver {
     transport: PerProcess<Arc<Transport>>,
     store: Option<Arc<dyn TokenStore>>,
     on_event: Option<Arc<OnEvent>>,
+    meter: Meter,
 }
 
 impl fmt::Debug for Driver {
@@ -45,9 +47,9 @@ impl Driver {
         on_event: Option<Arc<OnEvent>>,
     ) -> Arc<Self> {
         let lanes = std::thread::available_parallelism().map_or(1, usize::from);
-        let board = Mutex::new(Board::new(machine, lanes));
+        let board = Mutex::new(Meter::measure(Board::new(machine, lanes)));
         let transport = PerProcess::new(Arc::new(transport), process::id());
-        Arc::new(Self { board, clock, transport, store, on_event })
+        Arc::new(Self { board, clock, transport, store, on_event, meter: Meter::default() })
     }
 
     pub(crate) fn add_key(self: &Arc<Self>, key: Key) -> (KeyId, Arc<Cell>) {
@@ -56,6 +58,10 @@ impl Driver {
 
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// A command of the machine, and what follows from it.
@@ -180,12 +186,13 @@ impl Driver {
         for event in &work.events {
             // A panic in a subscriber or a callback is its own: the panic hook has told it, and nothing here depends on it.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| {
-                crate::observe::observe(event);
+                observe::observe(event);
                 if let Some(on_event) = &self.on_event {
                     on_event(event);
                 }
             }));
         }
+        self.meter.tell(&work.measurements);
         if !work.events.is_empty() {
             // A callback may have slept on this thread, and so have taken what woke it for us.
             thread::current().unpark();
@@ -193,14 +200,17 @@ impl Driver {
     }
 
     fn launch(self: &Arc<Self>, send: TokenRequest) {
-        let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op) };
+        let span = Span::of(&send);
+        let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op), span: span.clone() };
         // A child has one of its own, since to end its requests it must not touch its parent's.
         let transport = self.transport.get(process::id(), |parents| Arc::new(parents.another()));
-        let observer = crate::observe::Observer::current();
+        let observer = Observer::current();
         let fly = move || {
             observer.carry(|| {
-                let outcome = transport.send(send);
-                flight.land(outcome);
+                span.enter(|| {
+                    let outcome = transport.send(send);
+                    flight.land(outcome);
+                });
             });
         };
         // When no thread can be had, the closure is dropped, and the flight with it: it reports that it was aborted.
@@ -213,7 +223,7 @@ impl Driver {
     fn go_to_store(self: &Arc<Self>) {
         let Some(store) = self.store.clone() else { return };
         let errand = Errand { driver: Arc::downgrade(self), started: false };
-        let observer = crate::observe::Observer::current();
+        let observer = Observer::current();
         let go = move || observer.carry(|| errand.run(&*store));
         // When no thread can be had, the closure is dropped, and the errand with it.
         let _ = thread::Builder::new().name("storm-auth-store".into()).spawn(go);
@@ -256,6 +266,8 @@ impl Drop for Driver {
             transport.cancel();
         }
         self.lock().dismiss().into_iter().for_each(|thread| thread.unpark());
+        // The calls since the last time that anything happened.
+        self.meter.tell(&[]);
     }
 }
 
@@ -263,12 +275,15 @@ impl Drop for Driver {
 struct Flight {
     driver: Weak<Driver>,
     op: Option<OpId>,
+    span: Span,
 }
 
 impl Flight {
     fn land(mut self, outcome: Result<http::Response<ResponseBody>, Failure>) {
         if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
-            driver.with_board(|board, now| board.report(op, outcome, now));
+            let status = outcome.as_ref().ok().map(http::Response::status);
+            let landing = driver.with_board(|board, now| board.report(op, outcome, now));
+            self.span.land(landing, status);
         }
     }
 }
@@ -277,13 +292,13 @@ impl Drop for Flight {
     /// Never starts a flight itself, since this may be the end of a thread: a caller that is woken does.
     fn drop(&mut self) {
         if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
-            let work = {
+            let (landing, work) = {
                 let mut board = driver.lock();
                 let now = driver.clock.now();
-                board.report(op, Err(Failure::new(FailureKind::Aborted, "")), now);
-                board.take_wakes()
+                (board.report(op, Err(Failure::new(FailureKind::Aborted, "")), now), board.take_wakes())
             };
             driver.perform(work);
+            self.span.land(landing, None);
         }
     }
 }

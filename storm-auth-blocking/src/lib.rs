@@ -50,11 +50,26 @@
 //! [`keep_warm`](TokenProvider::keep_warm) do nothing in it. API calls go out over connections of its own, unless the agent is
 //! yours ([`Builder::api_agent`]).
 //!
+//! # What it tells
+//!
+//! With `tracing`, each event of the machine is one with the target `storm_auth`. Its field `event` is the event's name, and beside it
+//! stand `key`, `op`, `reason`, `cause`, `expires_at`, `refresh_at` and `retry_at` where it has them: [`Event`] lists which. A token request
+//! has the span `storm_auth.token_request` (level info, the same target) with `key`, `op` and `reason`, and when it is over with
+//! `outcome`, one word of [`Landing`](crate::core::driver::Landing), and with the `status` of an answer. The span is nobody's child, since
+//! the request serves many callers; it follows from the span of the call that started it.
+//!
+//! With `metrics`, what is measured goes to the process's recorder, by the names of [`Metric`](crate::core::driver::Metric). Install the
+//! recorder before a provider is built. Calls that are served from memory are counted apart for each thread and told in batches of 256, with
+//! whatever else happens, and with each look at [`status`](TokenProvider::status), so that threads do not wait for each other; a look before
+//! each scrape makes them exact. `TokenProvider::served` counts them too.
+//!
+//! Names, fields and labels are stable, and none shows a secret.
+//!
 //! # Features
 //!
-//! `default` is `rustls`, `json` and `tracing`; `native-tls` and `gzip` are ureq's. With `tracing`, events have the target
-//! `storm_auth`. With `serde`, a configuration file in any format of serde's can be read
-//! (`Builder::from_config`, `env::builder_over`). `cli` is for the program `storm-token` alone, and adds nothing here.
+//! `default` is `rustls`, `json` and `tracing`; `native-tls` and `gzip` are ureq's. With `serde`, a configuration file in any format of
+//! serde's can be read (`Builder::from_config`, `env::builder_over`). `metrics` is off by default: a cached call is counted then, with some
+//! instructions more. `cli` is for the program `storm-token` alone, and adds nothing here.
 //!
 //! What fits this crate into other stacks, off by default: `middleware` (`StormMiddleware`, for an agent of your own). Requests that it
 //! authorises go to the configured API origins alone, and share the tokens of the [`StormClient`] that it was made by.

@@ -164,6 +164,13 @@ impl TokenProvider {
         self.driver.command(|machine, _| machine.counters())
     }
 
+    /// How many calls were served from memory, by all providers of this limiter group. It is exact while none is under way. What else
+    /// there is to count of calls is among the [metrics](crate::core::driver::Metric).
+    #[cfg(feature = "metrics")]
+    pub fn served(&self) -> u64 {
+        self.driver.meter().total()
+    }
+
     /// The API rejected this token: what is to be sent again, and another token for it. Without either the caller gets the 401, and
     /// the reason is an event (R39).
     pub(crate) fn replay<R>(&self, rejected: TokenId, again: Option<R>) -> Option<(R, Token)> {
@@ -187,8 +194,13 @@ impl TokenProvider {
 
     #[inline]
     fn call<T>(&self, deadline: Option<Duration>, read: impl Fn(&Token) -> T) -> Result<T, Error> {
+        let lane = lane();
+        let hit = |token: &Token| {
+            self.driver.meter().served(lane);
+            Ok(read(token))
+        };
         let ask = || self.acquire(deadline).map(|token| read(&token));
-        self.cell.serve(lane(), self.driver.clock(), |token| Ok(read(token)), ask)
+        self.cell.serve(lane, self.driver.clock(), hit, ask)
     }
 
     #[cold]

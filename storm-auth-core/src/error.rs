@@ -347,7 +347,32 @@ impl fmt::Display for AcquireError {
 
 impl std::error::Error for AcquireError {}
 
+impl FailureKind {
+    /// The word for it in logs and metrics: `connect`, `timeout`, `io`, `aborted`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::Io => "io",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
 impl Cause {
+    /// The word for it in logs: a [failure's](FailureKind::name), or `unusable_answer`, `expired_on_arrival`, `already_rejected`,
+    /// `no_lifetime`, `failed_elsewhere`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Failed(failure) => failure.kind.name(),
+            Self::Refused(_) => "unusable_answer",
+            Self::ExpiredOnArrival => "expired_on_arrival",
+            Self::AlreadyRejected => "already_rejected",
+            Self::NoLifetime => "no_lifetime",
+            Self::FailedElsewhere => "failed_elsewhere",
+        }
+    }
+
     fn advice(&self) -> &'static str {
         match self {
             Self::Failed(Failure { kind: FailureKind::Aborted, .. }) => "call again",

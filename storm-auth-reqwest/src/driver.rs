@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::observe::{self, Meter, Observer, Span};
 use crate::transport::Transport;
 
 /// Told each event, after the lock was given back.
@@ -43,6 +44,7 @@ pub(crate) struct Driver {
     runway: Runway,
     store: Option<Arc<dyn TokenStore>>,
     on_event: Option<Arc<OnEvent>>,
+    meter: Meter,
     /// Closed when the driver goes: flights end then, with their sockets. A child has one of its own, since its parent's is
     /// linked to what lay on the stacks of its parent's flights.
     hang_up: PerProcess<Arc<watch::Sender<()>>>,
@@ -66,10 +68,11 @@ impl Driver {
         on_event: Option<Arc<OnEvent>>,
     ) -> Arc<Self> {
         let lanes = thread::available_parallelism().map_or(1, usize::from);
-        let board = Mutex::new(Board::new(machine, lanes));
+        let board = Mutex::new(Meter::measure(Board::new(machine, lanes)));
         let process = process::id();
         let hang_up = PerProcess::new(Arc::new(watch::Sender::new(())), process);
-        Arc::new(Self { board, clock, transport, runway, store, on_event, hang_up, process })
+        let meter = Meter::default();
+        Arc::new(Self { board, clock, transport, runway, store, on_event, meter, hang_up, process })
     }
 
     fn hang_up(&self) -> Arc<watch::Sender<()>> {
@@ -82,6 +85,10 @@ impl Driver {
 
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// A command of the machine, and what follows from it.
@@ -206,12 +213,13 @@ impl Driver {
         for event in &work.events {
             // A panic in a subscriber or a callback is its own: the panic hook has told it, and nothing here depends on it.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| {
-                crate::observe::observe(event);
+                observe::observe(event);
                 if let Some(on_event) = &self.on_event {
                     on_event(event);
                 }
             }));
         }
+        self.meter.tell(&work.measurements);
         if !work.events.is_empty() {
             // A callback may have slept on this thread, and so have taken what woke it for us.
             thread::current().unpark();
@@ -219,7 +227,8 @@ impl Driver {
     }
 
     fn launch(self: &Arc<Self>, send: TokenRequest) {
-        let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op) };
+        let span = Span::of(&send);
+        let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op), span: span.clone() };
         let (transport, mut hang_up) = (self.transport.clone(), self.hang_up().subscribe());
         let request = async move {
             let mut answer = pin!(transport.send(send));
@@ -232,12 +241,12 @@ impl Driver {
         };
         match &self.runway {
             Runway::Runtime(runtime) if self.process == process::id() => {
-                runtime.spawn(async move { flight.land(request.await) });
+                runtime.spawn(span.around(async move { flight.land(request.await) }));
             }
             _ => {
-                let observer = crate::observe::Observer::current();
+                let observer = Observer::current();
                 let fly = move || {
-                    observer.carry(|| match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                    let exchange = || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                         Ok(runtime) => {
                             let outcome = runtime.block_on(request);
                             // A name resolution that still runs is not waited for.
@@ -245,7 +254,8 @@ impl Driver {
                             flight.land(outcome);
                         }
                         Err(error) => flight.land(Err(Failure::new(FailureKind::Aborted, error.to_string()))),
-                    });
+                    };
+                    observer.carry(|| span.enter(exchange));
                 };
                 // When no thread can be had, the closure is dropped, and the flight with it: it reports that it was aborted.
                 let _ = thread::Builder::new().name("storm-auth-flight".into()).spawn(fly);
@@ -259,7 +269,7 @@ impl Driver {
     fn go_to_store(self: &Arc<Self>) {
         let Some(store) = self.store.clone() else { return };
         let errand = Errand { driver: Arc::downgrade(self), started: false };
-        let observer = crate::observe::Observer::current();
+        let observer = Observer::current();
         let go = move || observer.carry(|| errand.run(&*store));
         match &self.runway {
             Runway::Runtime(runtime) if self.process == process::id() => drop(runtime.spawn_blocking(go)),
@@ -303,6 +313,8 @@ impl Drop for Driver {
         // So that a child closes its own, and leaves its parent's alone.
         drop(self.hang_up());
         self.lock().dismiss().into_iter().for_each(Waker::wake);
+        // The calls since the last time that anything happened.
+        self.meter.tell(&[]);
     }
 }
 
@@ -311,12 +323,15 @@ impl Drop for Driver {
 struct Flight {
     driver: Weak<Driver>,
     op: Option<OpId>,
+    span: Span,
 }
 
 impl Flight {
     fn land(mut self, outcome: Result<http::Response<ResponseBody>, Failure>) {
         if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
-            driver.with_board(|board, now| board.report(op, outcome, now));
+            let status = outcome.as_ref().ok().map(http::Response::status);
+            let landing = driver.with_board(|board, now| board.report(op, outcome, now));
+            self.span.land(landing, status);
         }
     }
 }
@@ -325,13 +340,13 @@ impl Drop for Flight {
     /// Never starts a flight itself, since this may be the end of a runtime or of a thread: a caller that is woken does.
     fn drop(&mut self) {
         if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
-            let work = {
+            let (landing, work) = {
                 let mut board = driver.lock();
                 let now = driver.clock.now();
-                board.report(op, Err(Failure::new(FailureKind::Aborted, "")), now);
-                board.take_wakes()
+                (board.report(op, Err(Failure::new(FailureKind::Aborted, "")), now), board.take_wakes())
             };
             driver.perform(work);
+            self.span.land(landing, None);
         }
     }
 }

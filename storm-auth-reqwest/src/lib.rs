@@ -53,11 +53,26 @@
 //! [`keep_warm`](TokenProvider::keep_warm) do nothing in it. API calls go out over connections of its own, unless the client is
 //! yours ([`Builder::api_client`]). A tokio runtime does not survive a fork either: the child builds another one.
 //!
+//! # What it tells
+//!
+//! With `tracing`, each event of the machine is one with the target `storm_auth`. Its field `event` is the event's name, and beside it
+//! stand `key`, `op`, `reason`, `cause`, `expires_at`, `refresh_at` and `retry_at` where it has them: [`Event`] lists which. A token request
+//! has the span `storm_auth.token_request` (level info, the same target) with `key`, `op` and `reason`, and when it is over with
+//! `outcome`, one word of [`Landing`](crate::core::driver::Landing), and with the `status` of an answer. The span is nobody's child, since
+//! the request serves many callers; it follows from the span of the call that started it.
+//!
+//! With `metrics`, what is measured goes to the process's recorder, by the names of [`Metric`](crate::core::driver::Metric). Install the
+//! recorder before a provider is built. Calls that are served from memory are counted apart for each thread and told in batches of 256, with
+//! whatever else happens, and with each look at [`status`](TokenProvider::status), so that threads do not wait for each other; a look before
+//! each scrape makes them exact. `TokenProvider::served` counts them too.
+//!
+//! Names, fields and labels are stable, and none shows a secret.
+//!
 //! # Features
 //!
 //! `default` is reqwest's default, `json`, `query` and `tracing`. Without default features there is no TLS; choose one of
-//! reqwest's. With `tracing`, events have the target `storm_auth`. With `serde`, a configuration file in any format of serde's can be
-//! read (`Builder::from_config`, `env::builder_over`).
+//! reqwest's. With `serde`, a configuration file in any format of serde's can be read (`Builder::from_config`, `env::builder_over`).
+//! `metrics` is off by default: a cached call is counted then, with some instructions more.
 //!
 //! What fits this crate into other stacks, all off by default: `reqwest-middleware` (`StormMiddleware`, for a chain over reqwest) and
 //! `tower` (the module of that name: a layer for hyper, tonic, and what axum forwards to). Requests that they authorise go to the

@@ -164,6 +164,13 @@ impl TokenProvider {
         self.driver.command(|machine, _| machine.counters())
     }
 
+    /// How many calls were served from memory, by all providers of this limiter group. It is exact while none is under way. What else
+    /// there is to count of calls is among the [metrics](crate::core::driver::Metric).
+    #[cfg(feature = "metrics")]
+    pub fn served(&self) -> u64 {
+        self.driver.meter().total()
+    }
+
     /// The API rejected this token: what is to be sent again, and another token for it. Without either the caller gets the 401, and
     /// the reason is an event (R39).
     pub(crate) async fn replay<R>(&self, rejected: TokenId, again: Option<R>) -> Option<(R, Token)> {
@@ -206,9 +213,13 @@ impl<F: Fn(&Token) -> T + Unpin, T> Future for Call<'_, F> {
         match waiting {
             Some(acquire) => poll(acquire),
             None => {
-                let hit = |token: &Token| Poll::Ready(Ok(read(token)));
+                let lane = lane();
+                let hit = |token: &Token| {
+                    tokens.driver.meter().served(lane);
+                    Poll::Ready(Ok(read(token)))
+                };
                 let miss = || poll(waiting.insert(Box::pin(tokens.driver.acquire(tokens.key, *deadline))));
-                tokens.cell.serve(lane(), tokens.driver.clock(), hit, miss)
+                tokens.cell.serve(lane, tokens.driver.clock(), hit, miss)
             }
         }
     }

@@ -126,17 +126,23 @@ fn shows(forbidden: &BTreeMap<usize, HashSet<Vec<u8>>>, line: &str) -> bool {
 }
 
 /// Public types that no scene shows, and why they need not be.
-const HOLD_NO_TEXT: [(&str, &str); 27] = [
+const HOLD_NO_TEXT: [(&str, &str); 34] = [
     ("Activity", "names"),
     ("BodyTooLarge", "empty"),
     ("Class", "names"),
     ("Diagnostic", "names"),
+    ("Facts", "numbers, and words that are literals"),
     ("FailureKind", "names"),
     ("Field", "names"),
     ("KeyId", "a number"),
+    ("Landing", "names"),
+    ("Measurement", "numbers, and labels that are literals or a key's number"),
+    ("Metric", "literals"),
+    ("MetricKind", "names"),
     ("Once", "empty"),
     ("Order", "a time and a number"),
     ("Owner", "a number"),
+    ("Reading", "a number"),
     ("RecordFault", "names"),
     ("Lease", "names, and a span"),
     ("Malformed", "names; the member's is a literal"),
@@ -145,6 +151,7 @@ const HOLD_NO_TEXT: [(&str, &str); 27] = [
     ("OpId", "a number"),
     ("Reason", "names"),
     ("RetryAfter", "a span"),
+    ("Served", "numbers"),
     ("Severity", "names"),
     ("Stage", "names"),
     ("Timeout", "a number and a name"),

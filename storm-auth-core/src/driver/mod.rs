@@ -18,6 +18,7 @@
 
 mod cell;
 mod clock;
+mod meter;
 mod process;
 mod settings;
 mod sync;
@@ -41,7 +42,10 @@ use crate::wire::response::ResponseBody;
 
 pub use cell::{Cell, CoarseClocks};
 pub use clock::{Clock, SystemClocks};
+pub use meter::{Landing, Measurement, Metric, MetricKind, Reading, Served};
 pub use process::PerProcess;
+
+use meter::Meter;
 
 /// The machine of a limiter group, and the callers that wait for it.
 #[derive(Debug)]
@@ -66,6 +70,8 @@ pub struct Board<W> {
     performed: Option<StoreRequest>,
     wakes: Vec<W>,
     events: Vec<Event>,
+    /// Where the driver wants to be told measurements.
+    meter: Option<Meter>,
     /// The process that it was last used in.
     process: Option<u32>,
 }
@@ -87,6 +93,8 @@ pub struct Work<W> {
     /// Perform these, each on its own, and report with [`Board::report_credentials`]: before the sends, since one of them may be sent
     /// with a secret that is an old one.
     pub looks: VecDeque<CredentialsRequest>,
+    /// Hand these on, where the board was [`measured`](Board::measured); none otherwise.
+    pub measurements: Vec<Measurement>,
     /// Perform these, each on its own, and report with [`Board::report`].
     pub sends: VecDeque<TokenRequest>,
     /// Whether a thread has to be started that performs [`Board::next_store`] until there is none.
@@ -116,8 +124,15 @@ impl<W> Board<W> {
             performed: None,
             wakes: Vec::new(),
             events: Vec::new(),
+            meter: None,
             process: None,
         }
+    }
+
+    /// The same board, which gives out [measurements](Work::measurements) too.
+    pub fn measured(mut self) -> Self {
+        self.meter = Some(Meter::default());
+        self
     }
 
     /// Says in which process this is. In another one than before, a forked child, the machine
@@ -135,6 +150,7 @@ impl<W> Board<W> {
             self.stores.clear();
             (self.at_store, self.performed) = (false, None);
             self.events.clear();
+            self.meter.iter_mut().for_each(Meter::start_anew);
             self.machine.start_anew(process, now);
             self.pump(now);
         }
@@ -153,6 +169,13 @@ impl<W> Board<W> {
         let acquire = self.machine.acquire(key, patience, now);
         if let Acquire::Wait(waiter) = acquire {
             self.waits.insert(waiter, Wait::Pending(None));
+        }
+        if let Some(meter) = &mut self.meter {
+            match &acquire {
+                Acquire::Ready(_) => meter.call("ready"),
+                Acquire::Failed(_) => meter.call("failed"),
+                Acquire::Wait(waiter) => meter.waits(*waiter, now),
+            }
         }
         self.pump(now);
         // Also when nothing changed: whoever claimed the cell has to give it back, or the next refresh is lost.
@@ -178,6 +201,9 @@ impl<W> Board<W> {
     /// The caller has gone.
     pub fn cancel(&mut self, waiter: WaiterId, now: Now) {
         self.waits.remove(&waiter);
+        if let Some(meter) = &mut self.meter {
+            meter.waited(waiter, "given_up", now);
+        }
         self.machine.cancel(waiter, now);
         self.pump(now);
     }
@@ -189,13 +215,24 @@ impl<W> Board<W> {
         result
     }
 
-    /// What came of a send.
-    pub fn report(&mut self, op: OpId, outcome: Result<Response<ResponseBody>, Failure>, now: Now) {
+    /// What came of a send, and what it is to the machine.
+    pub fn report(&mut self, op: OpId, outcome: Result<Response<ResponseBody>, Failure>, now: Now) -> Landing {
+        let (awaited, before) = (self.machine.awaits(op), self.machine.counters());
+        let failure = outcome.as_ref().err().map(|failure| failure.kind);
         match outcome {
             Ok(response) => self.machine.handle_response(op, &response, now),
             Err(failure) => self.machine.handle_failure(op, failure, now),
         }
+        let landing = match failure {
+            _ if !awaited => Landing::Late,
+            Some(kind) => kind.into(),
+            None => Landing::between(&before, &self.machine.counters()),
+        };
+        if let Some(meter) = &mut self.meter {
+            meter.landed(op, landing, now);
+        }
         self.pump(now);
+        landing
     }
 
     /// The next operation for the store. The thread that was started for them calls it until it is `None`, and reports each.
@@ -229,6 +266,13 @@ impl<W> Board<W> {
 
     /// What came of an operation of the store.
     pub fn report_store(&mut self, op: OpId, result: Result<StoreReply, StoreFailure>, now: Now) {
+        if let (Some(meter), Some(StoreRequest { op: performed, store_op, .. })) = (&mut self.meter, &self.performed)
+            && *performed == op
+            && matches!(store_op.command, StoreCommand::Lease { .. })
+            && self.machine.flies(op)
+        {
+            meter.leased(&result);
+        }
         self.machine.handle_store(op, result, now);
         self.pump(now);
     }
@@ -299,6 +343,7 @@ impl<W> Board<W> {
             wakes: core::mem::take(&mut self.wakes),
             events: core::mem::take(&mut self.events),
             looks: VecDeque::new(),
+            measurements: self.meter.as_mut().map(Meter::take).unwrap_or_default(),
             sends: VecDeque::new(),
             store: false,
         }
@@ -312,8 +357,16 @@ impl<W> Board<W> {
                 Output::Perform(Action::Send(send)) => self.sends.push_back(send),
                 Output::Perform(Action::Store(request)) => self.stores.push_back(request),
                 Output::Perform(Action::Credentials(look)) => self.looks.push_back(look),
-                Output::Event(event) => self.events.push(event),
+                Output::Event(event) => {
+                    if let Some(meter) = &mut self.meter {
+                        meter.event(&event, now);
+                    }
+                    self.events.push(event);
+                }
                 Output::Resolve(waiter, result) => {
+                    if let Some(meter) = &mut self.meter {
+                        meter.waited(waiter, if result.is_ok() { "waited" } else { "failed" }, now);
+                    }
                     // A waiter that has gone is no longer on the board.
                     if let Some(wait) = self.waits.get_mut(&waiter)
                         && let Wait::Pending(Some(wake)) = core::mem::replace(wait, Wait::Done(result))
@@ -329,6 +382,10 @@ impl<W> Board<W> {
             if !self.machine.knows(key) {
                 self.cells.remove(&key);
             }
+        }
+        if let Some(meter) = &mut self.meter {
+            let machine = &self.machine;
+            meter.read(machine.counters(), |op| machine.awaits(op), machine.budget_left(now), now);
         }
         // A request that nobody performed before its patience ended, or before its key went, is not sent any more.
         self.sends.retain(|send| self.machine.awaits(send.op));

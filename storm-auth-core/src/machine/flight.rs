@@ -416,7 +416,7 @@ impl Machine {
         self.counters.requests += 1;
         self.look_for_credentials(key, now);
         self.outputs.event(Event::Requested { key, op, reason });
-        self.outputs.push(Output::Perform(Action::Send(TokenRequest { op, key, request, patience, leased })));
+        self.outputs.push(Output::Perform(Action::Send(TokenRequest { op, key, reason, request, patience, leased })));
         self.settle(key, now);
     }
 

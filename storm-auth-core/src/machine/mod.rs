@@ -43,8 +43,8 @@ use crate::wire::response::ResponseBody;
 
 pub use budget::Budget;
 pub use output::{
-    Action, Activity, Counters, CredentialsRequest, Event, KeyStatus, OpId, Output, Reason, RecordFault, Severity,
-    Status, StoreRequest, Timeout, TimeoutReason, TokenRequest,
+    Action, Activity, Counters, CredentialsRequest, Event, Facts, KeyStatus, OpId, Output, Reason, RecordFault,
+    Severity, Status, StoreRequest, Timeout, TimeoutReason, TokenRequest,
 };
 pub use waiters::WaiterId;
 
@@ -479,6 +479,18 @@ impl Machine {
         self.ops.contains_key(&op)
             || self.looks.awaits(op)
             || self.sharing.as_ref().is_some_and(|sharing| sharing.awaits(op))
+    }
+
+    /// Whether a flight waits for this operation.
+    #[cfg(feature = "driver")]
+    pub(crate) fn flies(&self, op: OpId) -> bool {
+        self.ops.contains_key(&op)
+    }
+
+    /// How many requests the budget would let go at once; `u32::MAX` without one.
+    #[cfg(feature = "driver")]
+    pub(crate) fn budget_left(&self, now: Now) -> u32 {
+        self.bucket.available(now.mono)
     }
 
     /// How many operations of the store are under way that no flight waits for.

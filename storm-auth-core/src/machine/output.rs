@@ -80,6 +80,8 @@ pub struct TokenRequest {
     pub op: OpId,
     /// Whose token it is for.
     pub key: KeyId,
+    /// Why it goes out.
+    pub reason: Reason,
     /// The request. Its body holds the client secret.
     pub request: Request<FormBody>,
     /// How long the whole exchange may take. The machine gives up on it by itself then; the driver frees its socket.
@@ -97,6 +99,13 @@ impl TokenRequest {
 /// Names one operation that a driver performs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct OpId(pub(super) u64);
+
+impl OpId {
+    /// Its number: operations are counted from 0 in their machine, and no number is used twice.
+    pub fn index(self) -> u64 {
+        self.0
+    }
+}
 
 /// When to call `handle_timeout` next, and what for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,7 +150,45 @@ pub enum Reason {
     Rejected,
 }
 
+impl Reason {
+    /// The word for it in logs and metrics: `first`, `refresh`, `expired`, `rejected`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Refresh => "refresh",
+            Self::Expired => "expired",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
 /// What happened and why, for people and meters. No event holds a secret.
+///
+/// Its `Display` is for people. For logs that are searched, each has a [name](Self::name) and [facts](Self::facts), which are stable:
+///
+/// | name | severity | facts |
+/// |---|---|---|
+/// | `key_added` | info | `key` |
+/// | `token_requested` | debug | `key`, `op`, `reason` |
+/// | `request_deferred` | info | `key`, `reason`, `retry_at` |
+/// | `token_granted` | debug | `key`, `expires_at`, `refresh_at` |
+/// | `token_adopted` | debug | `key`, `expires_at`, `refresh_at` |
+/// | `record_ignored` | warn | `key`, `cause` |
+/// | `lease_lapsed` | warn | `key` |
+/// | `store_failed` | warn | `retry_at` |
+/// | `store_recovered` | info | |
+/// | `answer_noticed` | info | `key` |
+/// | `config_refused` | error | `key`, `cause`, `retry_at` |
+/// | `request_failed` | warn | `key`, `cause`, `retry_at` |
+/// | `gate_closed` | warn | `retry_at` |
+/// | `token_rejected` | warn | `key`, `retry_at` where none is asked for before |
+/// | `rejection_ignored` | debug | `key` |
+/// | `replay_abandoned` | warn | `key`, `retry_at` where the reason has one |
+/// | `credentials_replaced` | info | `key` |
+/// | `secret_swapped` | info | `key` |
+/// | `credentials_failed` | warn | `key` |
+/// | `late_report` | debug | `op` |
+/// | `events_dropped` | info | |
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -307,6 +354,16 @@ pub enum RecordFault {
     FromTheFuture,
 }
 
+impl RecordFault {
+    /// The word for it in logs: `unreadable`, `from_the_future`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::FromTheFuture => "from_the_future",
+        }
+    }
+}
+
 impl fmt::Display for RecordFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -329,7 +386,90 @@ pub enum Severity {
     Error,
 }
 
+/// What an event says, in parts: `None` where it has no such part.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct Facts {
+    /// The key that it is about.
+    pub key: Option<KeyId>,
+    /// The operation that it is about.
+    pub op: Option<OpId>,
+    /// Why a request is wanted.
+    pub reason: Option<&'static str>,
+    /// What went wrong, in a word.
+    pub cause: Option<&'static str>,
+    /// When the token is no longer handed out.
+    pub expires_at: Option<Unix>,
+    /// When the first call starts the token's refresh.
+    pub refresh_at: Option<Unix>,
+    /// When it is tried again, at the earliest.
+    pub retry_at: Option<Unix>,
+}
+
 impl Event {
+    /// Its name in logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::KeyAdded { .. } => "key_added",
+            Self::Requested { .. } => "token_requested",
+            Self::Deferred { .. } => "request_deferred",
+            Self::Granted { .. } => "token_granted",
+            Self::Adopted { .. } => "token_adopted",
+            Self::RecordIgnored { .. } => "record_ignored",
+            Self::LeaseLapsed { .. } => "lease_lapsed",
+            Self::StoreFailed { .. } => "store_failed",
+            Self::StoreRecovered => "store_recovered",
+            Self::Noticed { .. } => "answer_noticed",
+            Self::Refused { .. } => "config_refused",
+            Self::Failed { .. } => "request_failed",
+            Self::GateClosed { .. } => "gate_closed",
+            Self::TokenRejected { .. } => "token_rejected",
+            Self::RejectionIgnored { .. } => "rejection_ignored",
+            Self::ReplayAbandoned { .. } => "replay_abandoned",
+            Self::CredentialsReplaced { .. } => "credentials_replaced",
+            Self::SecretSwapped { .. } => "secret_swapped",
+            Self::CredentialsFailed { .. } => "credentials_failed",
+            Self::LateReport { .. } => "late_report",
+            Self::Dropped { .. } => "events_dropped",
+        }
+    }
+
+    /// What it says, in parts.
+    pub fn facts(&self) -> Facts {
+        let of = |key: KeyId| Facts { key: Some(key), ..Facts::default() };
+        match self {
+            Self::KeyAdded { key, .. }
+            | Self::LeaseLapsed { key }
+            | Self::Noticed { key, .. }
+            | Self::CredentialsReplaced { key }
+            | Self::SecretSwapped { key }
+            | Self::CredentialsFailed { key, .. } => of(*key),
+            Self::Requested { key, op, reason } => Facts { op: Some(*op), reason: Some(reason.name()), ..of(*key) },
+            Self::Deferred { key, reason, until } => {
+                Facts { reason: Some(reason.name()), retry_at: Some(*until), ..of(*key) }
+            }
+            Self::Granted { key, expires_at, refresh_at, .. } | Self::Adopted { key, expires_at, refresh_at, .. } => {
+                Facts { expires_at: Some(*expires_at), refresh_at: Some(*refresh_at), ..of(*key) }
+            }
+            Self::RecordIgnored { key, fault } => Facts { cause: Some(fault.name()), ..of(*key) },
+            Self::Refused { key, retry_at, .. } => {
+                Facts { cause: Some("refused"), retry_at: Some(*retry_at), ..of(*key) }
+            }
+            Self::Failed { key, cause, retry_at } => {
+                Facts { cause: Some(cause.name()), retry_at: Some(*retry_at), ..of(*key) }
+            }
+            Self::StoreFailed { retry_at, .. } => Facts { retry_at: Some(*retry_at), ..Facts::default() },
+            Self::GateClosed { until, .. } => Facts { retry_at: Some(*until), ..Facts::default() },
+            Self::TokenRejected { token, held_off_until } => Facts { retry_at: *held_off_until, ..of(token.key()) },
+            Self::RejectionIgnored { token } => of(token.key()),
+            Self::ReplayAbandoned { token, error } => {
+                Facts { retry_at: error.as_ref().and_then(AcquireError::retry_at), ..of(token.key()) }
+            }
+            Self::LateReport { op } => Facts { op: Some(*op), ..Facts::default() },
+            Self::StoreRecovered | Self::Dropped { .. } => Facts::default(),
+        }
+    }
+
     /// How much it matters.
     pub fn severity(&self) -> Severity {
         match self {

@@ -86,8 +86,13 @@ impl Engine {
         match (self, report) {
             (Self::Bare(machine), Report::Response(response)) => machine.handle_response(op, &read(response), now),
             (Self::Bare(machine), Report::Failure(failure)) => machine.handle_failure(op, failure, now),
-            (Self::Board { board, .. }, Report::Response(response)) => board.report(op, Ok(read(response)), now),
-            (Self::Board { board, .. }, Report::Failure(failure)) => board.report(op, Err(failure), now),
+            (Self::Board { board, .. }, report) => {
+                let outcome = match report {
+                    Report::Response(response) => Ok(read(response)),
+                    Report::Failure(failure) => Err(failure),
+                };
+                board.report(op, outcome, now);
+            }
         }
     }
 

@@ -103,9 +103,39 @@ pub(crate) mod clock {
 }
 
 pub(crate) mod observe {
-    use storm_auth_core::Event;
+    use storm_auth_core::{
+        Event,
+        driver::{Board, Landing, Measurement},
+        machine::TokenRequest,
+    };
 
     pub(crate) fn observe(_: &Event) {}
+
+    #[derive(Default)]
+    pub(crate) struct Meter(());
+
+    impl Meter {
+        pub(crate) fn measure<W>(board: Board<W>) -> Board<W> {
+            board
+        }
+
+        pub(crate) fn tell(&self, _: &[Measurement]) {}
+    }
+
+    #[derive(Clone)]
+    pub(crate) struct Span;
+
+    impl Span {
+        pub(crate) fn of(_: &TokenRequest) -> Self {
+            Self
+        }
+
+        pub(crate) fn enter<T>(&self, act: impl FnOnce() -> T) -> T {
+            act()
+        }
+
+        pub(crate) fn land(&self, _: Landing, _: Option<http::StatusCode>) {}
+    }
 
     pub(crate) struct Observer;
 
