@@ -17,6 +17,47 @@
 //!    [`is_idle`](Machine::is_idle).
 //!
 //! `now` is the last parameter of whatever depends on time.
+//!
+//! # States
+//!
+//! What a key is doing. A single call of the machine may take it through several states at once; these are the changes that can be seen
+//! between two calls, and a test compares them with what long random walks do. Whether a token is held is independent of all of them.
+//!
+//! | from | to | when |
+//! |---|---|---|
+//! | Idle | Reading | a call, or keeping warm, finds no token or a due refresh, and there is a store that works |
+//! | Idle | Queued | the same without a store, or with one that has just failed; and the gate, the budget or another key's retry holds it back |
+//! | Idle | Requesting | the same, and nothing holds it back |
+//! | Idle | BackingOff | the API rejected the second fresh token in a row; or the wall clock was set back behind the end of a back-off |
+//! | Reading | Idle | another process's token was found; or nobody wants one any more |
+//! | Reading | Queued | nobody has the lease, or the store failed, and a request has to wait |
+//! | Reading | Leasing | nobody has the lease, and a request may go |
+//! | Reading | Following | another process has the lease |
+//! | Reading | Requesting | the store failed, or the lease comes to no end: alone, and at once |
+//! | Reading | BackingOff | the lease rests, since another process asked in vain |
+//! | Queued | Idle | nobody wants it any more |
+//! | Queued | Reading | its token was rejected, or expired while it waited, and it is wanted anew |
+//! | Queued | Leasing | its turn has come, where there is a store |
+//! | Queued | Requesting | its turn has come, alone |
+//! | Queued | BackingOff | the API rejected the second fresh token in a row while its refresh waited |
+//! | Leasing | Idle | another process's token was found; or nobody wants one any more |
+//! | Leasing | Queued | the lease was had too late, or the store failed, and a request has to wait |
+//! | Leasing | Following | another process was faster |
+//! | Leasing | Requesting | the lease is had; or the store failed, or the lease comes to no end: alone, and at once |
+//! | Leasing | BackingOff | the lease rests, since another process asked in vain |
+//! | Following | Idle | nobody wants it any more |
+//! | Following | Reading | whoever has the lease is looked after |
+//! | Following | Queued | the store failed meanwhile, and a request has to wait |
+//! | Following | Requesting | the store failed meanwhile: alone, and at once |
+//! | Requesting | Idle | a token came; or it was throttled or spoilt on this side, and nobody wants another |
+//! | Requesting | Reading | throttled, or spoilt on this side, while wanted, and there is a store that works |
+//! | Requesting | Queued | the same without a store |
+//! | Requesting | BackingOff | refused, failed, or silent to the end |
+//! | BackingOff | Idle | its time is over; or other credentials came after a refusal |
+//!
+//! Nobody wants anything of a machine that was [shut down](Machine::shut_down), but what is under way is finished. A forked child
+//! [starts](Machine::start_anew) with all keys idle, but for those that back off. [`Activity`] shows Reading and Leasing as
+//! [`AskingStore`](Activity::AskingStore); the diagrams stand in the [crate docs](crate#how-it-decides).
 
 mod backoff;
 mod budget;

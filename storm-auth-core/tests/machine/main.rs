@@ -15,3 +15,4 @@ mod rejections;
 mod secrets;
 mod sharing;
 mod throttle;
+mod transitions;

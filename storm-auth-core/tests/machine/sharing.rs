@@ -30,7 +30,7 @@ fn lead(lab: &mut Lab) {
 }
 
 /// The record that a process publishes of a token that it requested at this moment.
-fn published(lab: &mut Lab, key: KeyId, token: &str, lifetime: u64) -> Record {
+pub(crate) fn published(lab: &mut Lab, key: KeyId, token: &str, lifetime: u64) -> Record {
     let waiter = lab.wait(key);
     lead(lab);
     lab.answer(granted(token, lifetime));
