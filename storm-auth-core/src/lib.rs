@@ -133,6 +133,7 @@ pub mod driver;
 pub mod driver_guide;
 pub mod environment;
 pub mod error;
+pub mod guide;
 pub mod machine;
 pub mod store;
 pub mod time;
