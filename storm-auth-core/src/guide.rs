@@ -3,8 +3,15 @@
 //!
 //! | page | |
 //! |---|---|
+//! | [`cookbook`] | how to do a thing: tenants, proxies, serverless, tests, health, alerts, shutdown, Kubernetes |
 //! | [`errors`] | every error, its cause and its cure |
 //! | [`defaults`] | every number, its reason, and how to change it |
+//! | [`migration`] | from a cache of one's own, and from the `oauth2` crate |
+
+/// Programs for what is done often.
+///
+#[cfg_attr(doc, doc = include_str!("../docs/cookbook.md"))]
+pub mod cookbook {}
 
 /// Every error, its cause and its cure.
 ///
@@ -15,6 +22,11 @@ pub mod errors {}
 ///
 #[cfg_attr(doc, doc = include_str!("../docs/defaults.md"))]
 pub mod defaults {}
+
+/// From another cache to this one.
+///
+#[cfg_attr(doc, doc = include_str!("../docs/migration.md"))]
+pub mod migration {}
 
 #[cfg(test)]
 mod tests {
