@@ -7,6 +7,7 @@
 //! | [`errors`] | every error, its cause and its cure |
 //! | [`defaults`] | every number, its reason, and how to change it |
 //! | [`migration`] | from a cache of one's own, and from the `oauth2` crate |
+//! | [`threats`] | what is protected, from whom, how it is shown, and what is not |
 
 /// Programs for what is done often.
 ///
@@ -27,6 +28,11 @@ pub mod defaults {}
 ///
 #[cfg_attr(doc, doc = include_str!("../docs/migration.md"))]
 pub mod migration {}
+
+/// What is protected, from whom, and what is not.
+///
+#[cfg_attr(doc, doc = include_str!("../docs/threats.md"))]
+pub mod threats {}
 
 #[cfg(test)]
 mod tests {

@@ -231,3 +231,25 @@ fn the_other_numbers_are_those_on_the_page_of_defaults() {
         says(&page, text);
     }
 }
+
+/// A promise by its number, a test by its file: what the page of threats rests on is there.
+#[test]
+fn what_the_page_of_threats_names_is_there() {
+    let (page, promised) =
+        (page("threats.md"), fs::read_to_string(workspace().join("storm-auth-tests/REQUIREMENTS.md")).unwrap());
+    let mut promises = 0;
+    for word in page.split(|letter: char| !letter.is_ascii_alphanumeric()) {
+        if let Some(number) = word.strip_prefix('R').filter(|number| number.parse::<u32>().is_ok()) {
+            promises += 1;
+            assert!(
+                promised.contains(&format!("\n- R{number}: ")),
+                "threats.md names R{number}, and REQUIREMENTS.md does not"
+            );
+        }
+    }
+    assert!(promises > 30, "only {promises} were found");
+    for file in page.split('`').filter(|name| name.starts_with("tests/")) {
+        let there = ["storm-auth-tests", "storm-auth-core"].map(|member| workspace().join(member).join(file).exists());
+        assert!(there.contains(&true), "threats.md names {file}, which is nowhere");
+    }
+}
