@@ -33,13 +33,43 @@
 //! [`Builder::share_limiter`]) are one limiter group, with one budget and one gate. Over plain http no proxy is taken that only the
 //! environment names.
 //!
-//! All decisions about tokens are [`core`]'s, whose docs say what they are and why.
+//! All decisions about tokens are [`core`]'s, whose docs say what they are and why. Its [guide](storm_auth_core::guide) has a
+//! [cookbook](storm_auth_core::guide::cookbook), and says what each [error](storm_auth_core::guide::errors) and each
+//! [default](storm_auth_core::guide::defaults) is about, how to [move here](storm_auth_core::guide::migration), and what is
+//! [protected](storm_auth_core::guide::threats).
 //!
 //! # What ureq logs
 //!
 //! At the level trace, ureq's protocol crate writes whole heads and bodies to the `log` crate's target `ureq_proto`, tokens
 //! included, and cannot be told not to. So `build` fails while a logger takes that; keep the target at debug, also in a process
 //! that changes its levels later.
+//!
+//! # Threads
+//!
+//! None while nothing is to be done. Those that there are have names, end by themselves, and keep no process alive:
+//!
+//! | name | from when to when |
+//! |---|---|
+//! | `storm-auth-flight` | while one token request is under way |
+//! | `storm-auth-lease` | the same, where a store is shared: it renews the lease |
+//! | `storm-auth-store` | while the store is asked something |
+//! | `storm-auth-warm` | as long as a guard of [`keep_warm`](TokenProvider::keep_warm) lives |
+//!
+//! When the last handle goes, a request that is under way ends with its socket, and what is owed to a store is told on the thread that
+//! drops. A look-up of a name and a connect under way end by their own timeouts.
+//!
+//! It may be called inside of an async runtime: the caller's thread waits, as with any blocking call, and nothing panics.
+//!
+//! # Cancellation
+//!
+//! A call ends at its deadline and not before; its token request goes on for the next caller. How long the API call may take is
+//! [`StormRequest::timeout`]'s to say.
+//!
+//! # Errors
+//!
+//! [`Error`] is opaque, with predicates: `is_configuration()` wants a person, `is_rate_limited()` and `retry_at()` say when to come
+//! back, `is_api()` is the call itself. Its text says what to do, and the page of [errors](storm_auth_core::guide::errors) has all of
+//! them. While a token is valid nothing that happens to the token endpoint is an error.
 //!
 //! # Forks
 //!
@@ -73,6 +103,19 @@
 //!
 //! What fits this crate into other stacks, off by default: `middleware` (`StormMiddleware`, for an agent of your own). Requests that it
 //! authorises go to the configured API origins alone, and share the tokens of the [`StormClient`] that it was made by.
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `rustls` | yes | TLS by rustls, with the roots of `webpki-roots` |
+//! | `native-tls` | no | TLS by the system's library; used where `rustls` is off |
+//! | `json` | yes | `StormRequest::send_json`, and ureq's `read_json` |
+//! | `gzip` | no | API answers may be compressed |
+//! | `tracing` | yes | events go to `tracing`, target `storm_auth` |
+//!
+//! # Platforms
+//!
+//! Where std has threads and sockets. On Linux, Android and FreeBSD a cached call reads coarse clocks, elsewhere `Instant` and
+//! `SystemTime`. There is no unsafe code. The oldest Rust that it builds with is the `rust-version` of its manifest.
 //!
 //! # Panics
 //!

@@ -5,7 +5,9 @@
 //! no entropy and no environment.
 //!
 //! Most people want one of the drivers, `storm-auth-reqwest` (async) or `storm-auth-blocking`. This crate is for those who
-//! embed the machine in a runtime of their own, and for writing drivers: [`driver_guide`] has a list for them.
+//! embed the machine in a runtime of their own, and for writing drivers: [`driver_guide`] has a list for them. The [guide] is for all: a
+//! [cookbook](guide::cookbook), [errors](guide::errors), [defaults](guide::defaults), [migration](guide::migration) and
+//! [threats](guide::threats).
 //!
 //! # How to run it
 //!
@@ -114,6 +116,39 @@
 //! - A throttle closes one gate for all keys. Whoever cannot wait for it fails at once and is told when to come back.
 //! - Other failures back off, with full jitter up to two minutes. Keys that fail again and again retry in turns: each retry
 //!   holds those of the others back for such a span, and an answer of the endpoint ends it for all.
+//!
+//! Every number stands with its reason among the [defaults](guide::defaults), and every change of a state in the docs of the
+//! [machine](machine#states).
+//!
+//! # Time
+//!
+//! Whoever drives it hands both clocks over with each call, as a [`Now`]: a monotonic one, by which it waits, and the wall clock, which
+//! alone knows of a suspend. A token has expired as soon as either says so. Neither clock need be fine, and the wall clock may step; the
+//! monotonic one may stand still, and not go back.
+//!
+//! # Errors
+//!
+//! [`ConfigError`] is a setting that a person has to change, found before anything is sent; [`AcquireError`] is why a caller got no
+//! token. The inputs of the machine never fail: what is late or unknown is ignored, and an [`Event`] says so. The page of
+//! [errors](guide::errors) has all of them.
+//!
+//! # Cancellation and forks
+//!
+//! A caller that goes is taken back with [`cancel`](Machine::cancel), and its request goes on for the next one. A request cannot be
+//! taken back: a driver that gives one up reports a [`Failure`]. A process that has forked says so with
+//! [`start_anew`](Machine::start_anew).
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `driver` | no | the module `driver`: what a driver of several threads needs beside the machine, a lock-free cell and a board of waiters |
+//!
+//! # Platforms
+//!
+//! Wherever `std` has collections and `Arc`: neither it nor what is below it asks an operating system for a clock, entropy or a socket,
+//! with `wasm32-unknown-unknown` in mind. It has no unsafe code. The oldest Rust that it builds with is the `rust-version` of its
+//! manifest.
 //!
 //! # Panics
 //!

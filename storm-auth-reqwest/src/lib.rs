@@ -33,7 +33,10 @@
 //! [`Builder::share_limiter`]) are one limiter group, with one budget and one gate. Over plain http no proxy is taken that only the
 //! environment names.
 //!
-//! All decisions about tokens are [`core`]'s, whose docs say what they are and why.
+//! All decisions about tokens are [`core`]'s, whose docs say what they are and why. Its [guide](storm_auth_core::guide) has a
+//! [cookbook](storm_auth_core::guide::cookbook), and says what each [error](storm_auth_core::guide::errors) and each
+//! [default](storm_auth_core::guide::defaults) is about, how to [move here](storm_auth_core::guide::migration), and what is
+//! [protected](storm_auth_core::guide::threats).
 //!
 //! # Runtimes
 //!
@@ -43,6 +46,31 @@
 //! The API client is reqwest's own in this: its idle connections belong to the runtime that made them. A program that keeps a
 //! runtime alive without driving it, and calls the API from another one, gives each its own client ([`Builder::api_client`]) with
 //! [`Builder::share_limiter`] for the tokens.
+//!
+//! # Threads
+//!
+//! None while nothing is to be done. Those that there are have names, end by themselves, and keep no process alive:
+//!
+//! | name | from when to when |
+//! |---|---|
+//! | `storm-auth-flight` | while one token request is under way; a task instead, with [`Builder::flights_on`] |
+//! | `storm-auth-lease` | the same, where a store is shared: it renews the lease |
+//! | `storm-auth-store` | while the store is asked something |
+//! | `storm-auth-warm` | as long as a guard of [`keep_warm`](TokenProvider::keep_warm) lives |
+//!
+//! When the last handle goes, a request that is under way ends with its socket, and what is owed to a store is told on the thread that
+//! drops. A thread that looks a name up ends when the system's resolver does.
+//!
+//! # Cancellation
+//!
+//! Every future here may be dropped at any point: another caller is not hindered, and a token request that was sent goes on for the next
+//! one. A call that is dropped during the API call itself is reqwest's to end; whether the API has worked on it nobody can tell.
+//!
+//! # Errors
+//!
+//! [`Error`] is opaque, with predicates: `is_configuration()` wants a person, `is_rate_limited()` and `retry_at()` say when to come
+//! back, `is_api()` is the call itself. Its text says what to do, and the page of [errors](storm_auth_core::guide::errors) has all of
+//! them. While a token is valid nothing that happens to the token endpoint is an error.
 //!
 //! # Forks
 //!
@@ -77,6 +105,18 @@
 //! What fits this crate into other stacks, all off by default: `reqwest-middleware` (`StormMiddleware`, for a chain over reqwest) and
 //! `tower` (the module of that name: a layer for hyper, tonic, and what axum forwards to). Requests that they authorise go to the
 //! configured API origins alone, and share the tokens of the [`StormClient`] that they were made by.
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `json` | yes | [`StormRequest::json`], and reqwest's `json()` of an answer |
+//! | `query` | yes | [`StormRequest::query`] |
+//! | `tracing` | yes | events go to `tracing`, target `storm_auth` |
+//!
+//! # Platforms
+//!
+//! Where reqwest and tokio run with threads and sockets; no browser. On Linux, Android and FreeBSD a cached call reads coarse clocks,
+//! elsewhere `Instant` and `SystemTime`. There is no unsafe code. The oldest Rust that it builds with is the `rust-version` of its
+//! manifest.
 //!
 //! # Panics
 //!

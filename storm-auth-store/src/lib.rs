@@ -52,7 +52,42 @@
 //! nobody else can put a token in its place. Who can read the store can read the token, unless it is sealed: then only holders of the
 //! client secret can, and all that others see is when it was requested and when it ends.
 //!
-//! All of this rests on the client secret being one that cannot be guessed.
+//! All of this rests on the client secret being one that cannot be guessed. What is protected from whom stands on the page of
+//! [threats](storm_auth_core::guide::threats).
+//!
+//! # A store of one's own
+//!
+//! It is one method, [`TokenStore::perform`](storm_auth_core::store::TokenStore): the [cookbook](storm_auth_core::guide::cookbook) has a
+//! whole one over a blob service, and `storm_auth_tests::store_conformance` shows whether one keeps to the protocol.
+//!
+//! # Threads, cancellation and forks
+//!
+//! None of these stores starts a thread. An operation blocks the thread that asks for it, half a second to a second at the most but for
+//! what the system itself does not end (a name look-up, a disk that hangs); the adapters have a thread for it, and wait no longer than
+//! that. It cannot be cancelled, and may be repeated. A child that was forked has no lease and no connection of its parent's.
+//!
+//! # Errors
+//!
+//! [`StoreError`] is a store that cannot be used as it was configured. What goes wrong later is no error of a call: the process goes on
+//! without the store, and an event says so with what to change. The page of [errors](storm_auth_core::guide::errors) has the texts.
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `redis` | no | `RedisStore`, for many machines |
+//! | `redis-tls` | no | the same over TLS, by what the system trusts |
+//! | `sealed` | no | `Sealed`, around any store |
+//!
+//! # Platforms
+//!
+//! [`FileStore`] asks for file locks that end with their process, and for renames that replace. On Unix it checks owners and modes; on
+//! Windows the rights of the user's own folder are what the system grants. Network file systems that keep neither are no place for it.
+//! There is no unsafe code. The oldest Rust that it builds with is the `rust-version` of its manifest.
+//!
+//! # Panics
+//!
+//! None.
 
 mod file;
 mod folder;
