@@ -62,8 +62,8 @@
 //!
 //! # Cancellation
 //!
-//! A call ends at its deadline and not before; its token request goes on for the next caller. How long the API call may take is
-//! [`StormRequest::timeout`]'s to say.
+//! A call cannot be interrupted: it waits for a token until its deadline at the longest, and the token request goes on for the next
+//! caller. How long the API call may take is [`StormRequest::timeout`]'s to say.
 //!
 //! # Errors
 //!

@@ -282,10 +282,12 @@ fn drawings(docs: &str) -> Vec<Vec<String>> {
 #[test]
 fn every_change_of_a_state_stands_in_the_table_and_every_row_of_it_happens() {
     let (table, walked) = (table(), walked());
-    let unknown: Vec<_> = walked.iter().filter(|(change, _)| !table.contains(*change)).collect();
-    assert!(unknown.is_empty(), "not in the table of machine/mod.rs: {unknown:#?}");
-    let idle: Vec<_> = table.iter().filter(|change| !walked.contains_key(*change)).collect();
-    assert!(idle.is_empty(), "in the table, and never seen: {idle:#?}");
+    let unlisted: Vec<_> = walked.iter().filter(|(change, _)| !table.contains(*change)).collect();
+    let unseen: Vec<_> = table.iter().filter(|change| !walked.contains_key(*change)).collect();
+    assert!(
+        unlisted.is_empty() && unseen.is_empty(),
+        "the table in machine/mod.rs has not {unlisted:#?}\nand has {unseen:#?}, which were never seen"
+    );
 }
 
 #[test]
