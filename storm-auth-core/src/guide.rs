@@ -66,7 +66,7 @@ mod tests {
 
     fn refusal(class: Class, status: u16, error: Option<&str>) -> Refusal {
         let error = error.map(|error| OAuthError { error: error.to_owned(), description: None, uri: None });
-        Refusal { class, status, error, problem: None, location: None }
+        Refusal { class, status, error, invalid_client: false, problem: None, location: None }
     }
 
     #[test]
@@ -80,6 +80,8 @@ mod tests {
             Field::ClientId => Field::ClientId,
             Field::ClientSecret => Field::ClientSecret,
             Field::ClientSecretFile => Field::ClientSecretFile,
+            Field::NextSecret => Field::NextSecret,
+            Field::NextSecretFile => Field::NextSecretFile,
             Field::Scope => Field::Scope,
             Field::ApplicationId => Field::ApplicationId,
             Field::ApplicationHeader => Field::ApplicationHeader,
@@ -87,6 +89,10 @@ mod tests {
             Field::Budget => Field::Budget,
             Field::Refresh => Field::Refresh,
             Field::Logging => Field::Logging,
+            Field::Environment => Field::Environment,
+            Field::Egress => Field::Egress,
+            Field::CallerDeadline => Field::CallerDeadline,
+            Field::HttpHosts => Field::HttpHosts,
         });
         fields.iter().for_each(is_listed);
         for error in [ConfigError::missing(Field::ApiUrl), ConfigError::malformed(Field::Header)] {
