@@ -95,14 +95,13 @@
 //!
 //! Names, fields and labels are stable, and none shows a secret.
 //!
+//! # From a shell
+//!
+//! With the feature `cli` this crate has a program, `storm-token`: `get` prints a token, `call` makes an authorised request, `inspect`
+//! decodes a token, `status` and `doctor` tell what is the matter. Its processes share a token through a folder. Its settings, its
+//! output and its exit statuses stand in `storm-token --help`.
+//!
 //! # Features
-//!
-//! `default` is `rustls`, `json` and `tracing`; `native-tls` and `gzip` are ureq's. With `serde`, a configuration file in any format of
-//! serde's can be read (`Builder::from_config`, `env::builder_over`). `metrics` is off by default: a cached call is counted then, with some
-//! instructions more. `cli` is for the program `storm-token` alone, and adds nothing here.
-//!
-//! What fits this crate into other stacks, off by default: `middleware` (`StormMiddleware`, for an agent of your own). Requests that it
-//! authorises go to the configured API origins alone, and share the tokens of the [`StormClient`] that it was made by.
 //!
 //! | feature | default | |
 //! |---|---|---|
@@ -110,7 +109,11 @@
 //! | `native-tls` | no | TLS by the system's library; used where `rustls` is off |
 //! | `json` | yes | `StormRequest::send_json`, and ureq's `read_json` |
 //! | `gzip` | no | API answers may be compressed |
-//! | `tracing` | yes | events go to `tracing`, target `storm_auth` |
+//! | `tracing` | yes | events and spans go to `tracing`, target `storm_auth` |
+//! | `metrics` | no | what is measured goes to the `metrics` facade; a cached call is counted then, with some instructions more |
+//! | `middleware` | no | `StormMiddleware`, for an agent of your own: requests to the configured API origins get the header, from the tokens of the [`StormClient`] that made it |
+//! | `serde` | no | settings from a configuration file in any format of serde's (`Builder::from_config`, `env::builder_over`) |
+//! | `cli` | no | the program `storm-token`; adds nothing here |
 //!
 //! # Platforms
 //!

@@ -175,13 +175,15 @@ impl FileSettings {
             Some(value) => Some((Source::Variable(name), into_text(field, value))),
             None => given.as_ref().map(|given| (Source::Key(key), given.text(field, key).map(str::to_owned))),
         };
+        // What a wrong environment would have set is not missing.
+        let chosen = self.norce.is_some() || self.environment.is_some();
         let preset = environment.as_ref().map(|(key, environment)| (Source::Preset(key), environment));
 
         let token_url = lookup(Field::TokenUrl, "STORM_TOKEN_URL", "token_url", &self.token_url)
             .or_else(|| preset.map(|(preset, environment)| (preset, Ok(environment.token_url().to_owned()))));
         let unset = "not set; set the variable, or norce, environment or token_url in the configuration file";
         let check = |url: String| TokenUrl::parse(&url, &hosts).map(|_| url);
-        if let Some(url) = draft.note(Field::TokenUrl, token_url, check, Some(unset)) {
+        if let Some(url) = draft.note(Field::TokenUrl, token_url, check, (!chosen).then_some(unset)) {
             draft.set(|settings| settings.token_url(url));
         }
 
@@ -205,7 +207,7 @@ impl FileSettings {
         let scope = lookup(Field::Scope, "STORM_SCOPE", "scope", &self.scope)
             .or_else(|| preset.map(|(preset, environment)| (preset, Ok(environment.scope().to_owned()))));
         let unset = "not set; set the variable, or norce, environment or scope in the configuration file";
-        if let Some(scope) = draft.note(Field::Scope, scope, Scope::new, Some(unset)) {
+        if let Some(scope) = draft.note(Field::Scope, scope, Scope::new, (!chosen).then_some(unset)) {
             draft.set(|settings| settings.scope(scope));
         }
 

@@ -256,12 +256,19 @@ fn a_wrong_variable_is_named_and_not_the_key_that_it_hides() {
 }
 
 #[test]
-fn all_that_is_wrong_is_found_at_once() {
-    let text =
-        "environment = 'storm-lab'\nscope = ''\nclient_id = ''\nclient_secret_file = 'missing'\napplication_id = 'a'";
-    let draft = parse(text).under_variables(|_| None, file);
-    let wrong: Vec<_> = draft.found().iter().filter(|found| found.fault.is_some()).map(|found| found.field).collect();
-    assert_eq!(wrong, [Field::Scope, Field::ClientId, Field::ClientSecretFile, Field::ApplicationId]);
+fn all_that_is_wrong_is_found_at_once_and_nothing_that_follows_from_it() {
+    for (text, expected) in [
+        (
+            "environment = 'storm-lab'\nscope = ''\nclient_id = ''\nclient_secret_file = 'missing'\napplication_id = 'a'",
+            &[Field::Scope, Field::ClientId, Field::ClientSecretFile, Field::ApplicationId][..],
+        ),
+        ("environment = 'lab'\nclient_id = 'shop'\nclient_secret_file = 'secret'", &[Field::Environment]),
+        ("client_secret = 'S3cret'", &[Field::TokenUrl, Field::Scope, Field::ClientId, Field::ClientSecret]),
+    ] {
+        let draft = parse(text).under_variables(|_| None, file);
+        let wrong = draft.found().iter().filter(|found| found.fault.is_some()).map(|found| found.field);
+        assert_eq!(wrong.collect::<Vec<_>>(), expected, "{text}");
+    }
 }
 
 #[test]

@@ -455,7 +455,7 @@ fn each_wrong_variable_is_named_and_ends_with_2() {
     }
     let shell = Shell::of(&emulator).without("STORM_API_URL");
     shell.run(&["get"]).ok();
-    shell.run(&["call", "GET", "/a"]).failed(2, &["STORM_API_URL", "not set"]);
+    shell.run(&["call", "GET", "/a"]).failed(2, &["STORM_API_URL", "not set", "api_url"]);
     assert_eq!(emulator.token_requests(), 1);
 }
 

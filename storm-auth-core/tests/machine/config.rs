@@ -403,3 +403,23 @@ fn r26_r29_a_deadline_and_a_budget_can_be_set_alone() {
     assert_eq!((policy.budget, policy.caller_deadline), (Budget::unlimited(), Duration::from_secs(5)));
     assert_eq!(policy.refresh_early, 0.75);
 }
+
+#[test]
+fn a_host_of_the_service_has_the_scopes_that_are_documented_for_it() {
+    let scopes = |url: &str| Origin::of(&url.parse().unwrap()).unwrap().documented_scopes();
+    for (url, expected) in [
+        ("https://acme.api-se.norce.tech/identity/1.0/connect/token", &["prod"][..]),
+        ("https://acme.api-se.stage.norce.tech", &["stage"]),
+        ("https://ACME.api-se.Playground.norce.tech:8443", &["playground"]),
+        ("https://identity.storm.io", &["lab", "qa", "production"]),
+        ("https://api.lab.storm.io", &["lab"]),
+        ("https://api.storm.io", &["production"]),
+        ("https://acme.storm.io", &[]),
+        ("https://norce.tech", &[]),
+        ("https://docs.norce.tech", &[]),
+        ("https://acme.api-se.other.norce.tech", &[]),
+        ("https://acme.api-se.playground.norce.tech.evil.example", &[]),
+    ] {
+        assert_eq!(scopes(url), expected, "{url}");
+    }
+}

@@ -17,7 +17,12 @@ use crate::{output, settings};
 
 pub(crate) fn run(common: &Common, call: &Call) -> Result<ExitCode, Failure> {
     let body = call.body_file.as_deref().map(body).transpose()?;
-    let storm = settings::builder(common)?.build()?;
+    let settings = settings::load(common)?;
+    if settings.clone().check()?.api.is_none() {
+        let unset = "API URL (STORM_API_URL): not set; set the variable, or api_url or norce in the configuration file";
+        return Err(Failure::configuration(unset));
+    }
+    let storm = settings::with_store(common, settings.into(), settings::store(common)?).build()?;
     let result = send(&storm, call, body).and_then(|response| print(common, call, response));
     settings::close(storm.tokens());
     result
