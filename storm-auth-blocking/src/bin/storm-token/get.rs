@@ -1,7 +1,9 @@
 //! `storm-token get`
 
 use std::process::ExitCode;
+use std::time::SystemTime;
 
+use serde::Serialize;
 use storm_auth_blocking::{Token, TokenProvider, Unix};
 use zeroize::Zeroizing;
 
@@ -17,26 +19,38 @@ pub(crate) fn run(common: &Common, get: &Get) -> Result<ExitCode, Failure> {
 }
 
 fn print(common: &Common, get: &Get, tokens: &TokenProvider, token: &Token) -> Result<(), Failure> {
-    let text = token.expose();
     if common.json {
-        return output::print(json(tokens, token).as_bytes());
+        return output::print(&json(tokens, token));
     }
     let prefix = if get.header { "Authorization: Bearer " } else { "" };
-    output::print(Zeroizing::new(format!("{prefix}{text}\n")).as_bytes())
+    output::print(Zeroizing::new(format!("{prefix}{}\n", token.expose())).as_bytes())
 }
 
-fn json(tokens: &TokenProvider, token: &Token) -> Zeroizing<String> {
-    let expires_at = token.expires_at();
-    let expires_in = expires_at.since(Unix::from(std::time::SystemTime::now())).as_secs();
+/// The members of RFC 6749 §5.1, and the time at which `expires_in` ends.
+#[derive(Serialize)]
+struct Shown<'a> {
+    access_token: &'a str,
+    token_type: &'static str,
+    expires_at: String,
+    expires_in: u64,
+    /// Where it is not the one that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'a str>,
+}
+
+fn json(tokens: &TokenProvider, token: &Token) -> Zeroizing<Vec<u8>> {
+    let (text, expires_at) = (token.expose(), token.expires_at());
     let asked = tokens.key_status().and_then(|key| key.scope);
-    let other = token.granted_scope().filter(|granted| asked.as_deref() != Some(granted));
-    let scope = other.map_or_else(String::new, |scope| format!(",\n  \"scope\": {}", serde_json::json!(scope)));
-    // A token is visible ASCII, and these two are all that JSON escapes of it.
-    let text = Zeroizing::new(token.expose().replace('\\', "\\\\"));
-    let text = Zeroizing::new(text.replace('"', "\\\""));
-    Zeroizing::new(format!(
-        "{{\n  \"access_token\": \"{}\",\n  \"token_type\": \"Bearer\",\n  \"expires_at\": \"{expires_at}\",\n  \"expires_in\": \
-         {expires_in}{scope}\n}}\n",
-        *text
-    ))
+    let shown = Shown {
+        access_token: text,
+        token_type: "Bearer",
+        expires_at: expires_at.to_string(),
+        expires_in: expires_at.since(Unix::from(SystemTime::now())).as_secs(),
+        scope: token.granted_scope().filter(|granted| asked.as_deref() != Some(granted)),
+    };
+    // Room for a token of which each character is escaped: what a `Vec` leaves behind when it grows is not wiped.
+    let mut json = Zeroizing::new(Vec::with_capacity(2 * text.len() + 1024));
+    serde_json::to_writer_pretty(&mut *json, &shown).expect("texts and numbers have JSON, and memory takes it");
+    json.push(b'\n');
+    json
 }

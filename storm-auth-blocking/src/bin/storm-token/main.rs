@@ -18,6 +18,7 @@ mod voice;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
 
 use crate::args::{Args, Command};
@@ -38,7 +39,12 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             let wants_json = std::env::args_os().any(|argument| argument == "--json");
-            let text = error.to_string();
+            let text = match error.kind() {
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                    "no command; give one of get, call, inspect, status, doctor and completions, or --help".to_owned()
+                }
+                _ => error.to_string(),
+            };
             let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
             return Failure::new(Kind::Usage, text).report(wants_json);
         }
