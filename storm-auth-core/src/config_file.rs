@@ -148,9 +148,10 @@ impl FileSettings {
         Self { folder: folder.into(), ..self }
     }
 
-    /// Whether the file says where the client secret is.
-    pub fn names_secret(&self) -> bool {
-        self.client_secret_file.is_some()
+    /// The file of the client secret, if the configuration file names one.
+    pub fn secret_file(&self) -> Option<PathBuf> {
+        let path = self.client_secret_file.as_ref()?.text(Field::ClientSecretFile, "client_secret_file").ok()?;
+        Some(self.folder.join(path))
     }
 
     /// The file's settings alone. `file` reads the file of the client secret; one line ending at its end is not part of the secret.
@@ -392,7 +393,7 @@ impl Draft {
             (false, Some(named), _) => (Field::ClientSecretFile, Source::Variable(path), Ok(Some(named))),
             (false, None, Some(given)) => {
                 let given = given.text(Field::ClientSecretFile, "client_secret_file");
-                let path = given.map(|path| Some(config.folder.join(path).into_os_string()));
+                let path = given.map(|_| config.secret_file().map(PathBuf::into_os_string));
                 (Field::ClientSecretFile, Source::Key("client_secret_file"), path)
             }
             (false, None, None) if config.client_secret.is_some() => return,

@@ -279,6 +279,9 @@ fn a_path_is_relative_to_the_folder_that_was_named() {
     };
     assert_eq!(secret(parse(LEAST)), "secret");
     assert_eq!(secret(parse(LEAST).relative_to("/etc/storm")), "/etc/storm/secret");
+    let named = parse(LEAST).relative_to("/etc/storm").secret_file();
+    assert_eq!(named.as_deref(), Some(std::path::Path::new("/etc/storm/secret")));
+    assert_eq!(parse("client_secret_file = 7").secret_file(), None);
     let absolute = LEAST.replace("'secret'", "'/run/secret'");
     assert_eq!(secret(parse(&absolute).relative_to("/etc/storm")), "/run/secret");
 }

@@ -342,6 +342,34 @@ fn doctor_tells_every_wrong_setting_at_once_and_asks_nobody_then() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn doctor_warns_of_files_that_others_may_use() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let emulator = emulator();
+    let shell = Shell::of(&emulator).without("STORM_CLIENT_SECRET").with("STORM_CONFIG", "storm.toml");
+    let secret = shell.file("secret", CLIENT.1);
+    let config = shell.file("storm.toml", "client_secret_file = 'secret'");
+    let set = |path: &std::path::Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    let warnings = |shell: &Shell| {
+        let text = shell.run(&["doctor"]).ok();
+        let warnings = text.lines().filter(|line| line.starts_with("warn")).map(str::to_owned);
+        warnings.collect::<Vec<_>>()
+    };
+    set(&secret, 0o600);
+    set(&config, 0o644);
+    assert!(warnings(&shell).is_empty());
+    set(&secret, 0o640);
+    set(&config, 0o664);
+    let [one, other] = &warnings(&shell)[..] else { panic!("there are two") };
+    assert!(one.contains("configuration file: others may write to storm.toml"), "{one}");
+    assert!(other.contains("client secret: others may read secret; chmod go-rwx"), "{other}");
+    let shell = shell.with("STORM_CLIENT_SECRET_FILE", "secret");
+    assert_eq!(warnings(&shell).len(), 2);
+    assert_eq!(warnings(&shell.with("STORM_CLIENT_SECRET", CLIENT.1).with("STORM_CLIENT_SECRET_FILE", "")).len(), 1);
+}
+
 #[test]
 fn doctor_explains_each_refusal_and_asks_once() {
     let emulator = emulator();

@@ -1,5 +1,6 @@
 //! `storm-token doctor`: each setting by itself, then one look at what they lead to.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -61,6 +62,7 @@ fn local(common: &Common, report: &mut Report<'_>) -> Result<Option<Setup>, Fail
     }
     let draft = configuration.draft()?;
     found(&draft, report)?;
+    permissions(&configuration, &draft, report)?;
     let store = match settings::store(common) {
         Ok(store) => store,
         Err(failure) => {
@@ -92,6 +94,39 @@ fn found(draft: &Draft, report: &mut Report<'_>) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Who else may write to the configuration file could have the secret sent elsewhere, and who may read the secret's has it.
+fn permissions(configuration: &Configuration, draft: &Draft, report: &mut Report<'_>) -> Result<(), Failure> {
+    if let Some(path) = configuration.path.as_deref().filter(|path| mode(path) & 0o022 != 0) {
+        let text = format!("others may write to {}, and so have the secret sent elsewhere; chmod go-w", path.display());
+        report.warn("configuration file", text)?;
+    }
+    let secret = draft.found().iter().find(|found| found.field == Field::ClientSecretFile).map(|found| found.source);
+    let path = match secret {
+        Some(Source::Variable(variable)) => std::env::var_os(variable).map(PathBuf::from),
+        Some(Source::Key(_)) => configuration.settings.secret_file(),
+        _ => None,
+    };
+    if let Some(path) = path.filter(|path| mode(path) & 0o044 != 0) {
+        let text =
+            format!("others may read {}; chmod go-rwx, unless it is mounted for this process alone", path.display());
+        report.warn("client secret", text)?;
+    }
+    Ok(())
+}
+
+/// What a file's mode grants; nothing where there are no modes, or no file.
+#[cfg(unix)]
+fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::MetadataExt as _;
+
+    path.metadata().map_or(0, |file| file.mode())
+}
+
+#[cfg(not(unix))]
+fn mode(_path: &Path) -> u32 {
+    0
 }
 
 fn name(field: Field) -> &'static str {
