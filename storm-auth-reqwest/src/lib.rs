@@ -98,19 +98,19 @@
 //!
 //! # Features
 //!
-//! `default` is reqwest's default, `json`, `query` and `tracing`. Without default features there is no TLS; choose one of
-//! reqwest's. With `serde`, a configuration file in any format of serde's can be read (`Builder::from_config`, `env::builder_over`).
-//! `metrics` is off by default: a cached call is counted then, with some instructions more.
-//!
-//! What fits this crate into other stacks, all off by default: `reqwest-middleware` (`StormMiddleware`, for a chain over reqwest) and
-//! `tower` (the module of that name: a layer for hyper, tonic, and what axum forwards to). Requests that they authorise go to the
-//! configured API origins alone, and share the tokens of the [`StormClient`] that they were made by.
-//!
 //! | feature | default | |
 //! |---|---|---|
+//! | `default` | | reqwest's own default, `json`, `query` and `tracing`. Without it there is no TLS; choose one of reqwest's |
 //! | `json` | yes | [`StormRequest::json`], and reqwest's `json()` of an answer |
 //! | `query` | yes | [`StormRequest::query`] |
-//! | `tracing` | yes | events go to `tracing`, target `storm_auth` |
+//! | `tracing` | yes | events and spans go to `tracing`, target `storm_auth` |
+//! | `metrics` | no | what is measured goes to the `metrics` facade; a cached call is counted then, with some instructions more |
+//! | `reqwest-middleware` | no | `StormMiddleware`, for a chain over reqwest |
+//! | `tower` | no | the module of that name: a layer for hyper, tonic, and what axum forwards to |
+//! | `serde` | no | settings from a configuration file in any format of serde's (`Builder::from_config`, `env::builder_over`) |
+//!
+//! Requests that a middleware or a layer authorises go to the configured API origins alone, and share the tokens of the [`StormClient`]
+//! that it was made by.
 //!
 //! # Platforms
 //!
