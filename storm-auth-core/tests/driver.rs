@@ -7,7 +7,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use http::Response;
-use storm_auth_core::driver::{Board, Cell, CoarseClocks, Work};
+use storm_auth_core::driver::{Board, Cell, CoarseClocks, Landing, Measurement, Metric, MetricKind, Reading, Work};
 use storm_auth_core::machine::{Acquire, TokenRequest, WaiterId};
 use storm_auth_core::store::{Lease, StoreCommand, StoreFailure, StoreReply};
 use storm_auth_core::wire::response::ResponseBody;
@@ -596,4 +596,131 @@ fn r54_a_board_in_a_child_wakes_nobody_of_its_parents_and_serves_on() {
     assert_eq!((0..100).filter(|_| desk.read().is_none()).count(), 1);
     assert!(matches!(desk.acquire(), Acquire::Ready(_)));
     assert_eq!(desk.work().sends.len(), 1);
+}
+
+/// What was measured, as `name{label} value`.
+fn measured(work: &Work<usize>) -> Vec<String> {
+    (work.measurements.iter())
+        .map(|Measurement { metric, label, value }| {
+            assert_eq!(metric.label.is_some(), label.is_some(), "{metric:?}");
+            assert!(Metric::ALL.contains(metric), "{metric:?}");
+            let label = label.as_deref().map_or(String::new(), |label| format!("{{{label}}}"));
+            let (kind, value) = match value {
+                Reading::Add(count) => (MetricKind::Counter, count.to_string()),
+                Reading::Set(value) => (MetricKind::Gauge, value.to_string()),
+                Reading::Record(span) => (MetricKind::Histogram, span.to_string()),
+            };
+            assert_eq!(metric.kind, kind, "{metric:?}");
+            format!("{}{label} {value}", metric.name.trim_start_matches("storm_auth_"))
+        })
+        .collect()
+}
+
+fn metered() -> Desk {
+    let desk = Desk::new();
+    let mut board = Board::new(Machine::new(Policy::default(), 7), 4).measured();
+    let (key, cell) = board.add_key(key("shop"), desk.now);
+    let _ = board.take_work();
+    Desk { board, key, cell, now: desk.now }
+}
+
+#[test]
+fn r79_a_board_measures_calls_requests_and_what_came_of_them() {
+    let mut desk = metered();
+    desk.wait();
+    let mut work = desk.work();
+    let first = ["events_total{token_requested} 1", "token_requests_total{first} 1", "budget_left 20"];
+    assert_eq!(measured(&work), first);
+
+    let send = work.sends.pop_front().unwrap();
+    let now = desk.at(250);
+    assert_eq!(desk.board.report(send.op, Ok(granted("first", 600)), now), Landing::Granted);
+    let landed = [
+        "token_request_seconds{granted} 0.25",
+        "events_total{token_granted} 1",
+        "token_expiry_timestamp_seconds{0} 1700000590",
+        "calls_total{waited} 1",
+        "wait_seconds{waited} 0.25",
+        "token_outcomes_total{granted} 1",
+        "budget_left 20",
+    ];
+    assert_eq!(measured(&desk.work()), landed);
+
+    // Served past the machine, which the driver counts itself; asked, and ready; and again what nobody waits for.
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    assert_eq!(measured(&desk.work()), ["calls_total{ready} 1"]);
+    assert_eq!(desk.board.report(send.op, Ok(granted("late", 600)), now), Landing::Late);
+    assert_eq!(measured(&desk.work()), ["events_total{late_report} 1"]);
+
+    // Without being asked for there is none.
+    let mut desk = Desk::with_token(600);
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    assert!(desk.work().measurements.is_empty());
+}
+
+#[test]
+fn r79_a_board_measures_who_gave_up_and_what_ended_without_a_report() {
+    let mut desk = metered();
+    let (patient, hasty) = (desk.wait(), desk.wait());
+    let _ = desk.work();
+    let now = desk.at(1_000);
+    desk.board.cancel(hasty, now);
+    assert_eq!(measured(&desk.work()), ["calls_total{given_up} 1", "wait_seconds{given_up} 1"]);
+
+    // The caller's deadline, and then the request's patience, by the machine's own clock.
+    let now = desk.at(30_000);
+    desk.board.elapse(now);
+    assert!(desk.board.poll_wait(patient, 0).unwrap().is_err());
+    assert_eq!(measured(&desk.work()), ["calls_total{failed} 1", "wait_seconds{failed} 30"]);
+    let now = desk.at(60_000);
+    desk.board.elapse(now);
+    let ended = [
+        "events_total{request_failed} 1",
+        "token_outcomes_total{timeout} 1",
+        "token_request_seconds{timeout} 60",
+        "budget_left 21",
+    ];
+    assert_eq!(measured(&desk.work()), ended);
+}
+
+#[test]
+fn r79_a_throttle_is_measured_with_its_gate() {
+    let mut desk = metered();
+    desk.wait();
+    let send = desk.send();
+    assert_eq!(desk.board.report(send.op, Ok(throttled(120)), desk.now), Landing::Throttled);
+    let work = measured(&desk.work());
+    for expected in [
+        "token_request_seconds{throttled} 0",
+        "events_total{gate_closed} 1",
+        "token_outcomes_total{throttled} 1",
+        "calls_total{failed} 1",
+        "budget_left 1",
+    ] {
+        assert!(work.iter().any(|measured| measured == expected), "{expected} in {work:?}");
+    }
+    let gate = work.iter().find_map(|text| text.strip_prefix("gate_closed_until_timestamp_seconds ")).unwrap();
+    assert!((1_700_000_120.0..1_700_000_200.0).contains(&gate.parse::<f64>().unwrap()), "{gate}");
+    // Who comes then is turned away at once.
+    assert!(matches!(desk.acquire(), Acquire::Failed(_)));
+    assert_eq!(measured(&desk.work()), ["calls_total{failed} 1"]);
+}
+
+#[test]
+fn r79_a_child_measures_what_it_does_itself() {
+    let mut desk = metered();
+    desk.board.in_process(1, desk.now);
+    desk.wait();
+    let send = desk.send();
+    desk.board.report(send.op, Ok(granted("first", 600)), desk.now);
+    let _ = desk.work();
+    desk.at(480_000);
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    let _ = desk.work();
+    desk.board.in_process(2, desk.now);
+    assert_eq!(measured(&desk.work()), Vec::<String>::new());
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    let work = measured(&desk.work());
+    assert!(work.contains(&"token_requests_total{refresh} 1".to_owned()), "{work:?}");
+    assert!(!work.iter().any(|measured| measured.starts_with("token_outcomes_total")), "{work:?}");
 }

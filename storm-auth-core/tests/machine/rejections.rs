@@ -227,6 +227,25 @@ fn r41_r42_only_a_rejected_token_counts_as_one() {
 }
 
 #[test]
+fn r41_r42_only_unauthenticated_counts_as_one_over_grpc() {
+    let headers = |status: &'static str, challenge: Option<&'static str>| {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("grpc-status", http::HeaderValue::from_static(status));
+        if let Some(challenge) = challenge {
+            headers.insert(http::header::WWW_AUTHENTICATE, http::HeaderValue::from_static(challenge));
+        }
+        headers
+    };
+    assert!(challenge::grpc_rejects_token(&headers("16", None)));
+    assert!(challenge::grpc_rejects_token(&headers("16", Some("Bearer error=\"invalid_token\""))));
+    assert!(!challenge::grpc_rejects_token(&headers("16", Some("Bearer error=\"insufficient_scope\""))));
+    assert!(!challenge::grpc_rejects_token(&http::HeaderMap::new()));
+    for status in ["0", "1", "7", "13", "14", "160", "016", "", " 16"] {
+        assert!(!challenge::grpc_rejects_token(&headers(status, None)), "{status:?}");
+    }
+}
+
+#[test]
 fn r39_a_rejected_token_that_was_never_held_is_not_believed_when_it_comes_again() {
     let (mut lab, key) = Lab::with_key();
     let waiter = lab.wait(key);
