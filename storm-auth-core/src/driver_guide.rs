@@ -46,7 +46,7 @@
 //!    `a_throttle_ends_though_nothing_happens`.*
 //! 8. **Hand each [result](crate::machine::Output::Resolve) to its waiter, and wake it after unlocking.** There is one for each, and it
 //!    comes once: keep it until it is fetched. Whoever wakes up may come straight back to the lock, on the same thread too.
-//!    *Found by `one_request_serves_all_who_wait`.*
+//!    *Found by `a_caller_gets_a_token`, `one_request_serves_all_who_wait`.*
 //! 9. **[Cancel](crate::Machine::cancel) a waiter whose caller goes away, and nothing else.** A future that is dropped is such a caller.
 //!    A request belongs to no caller: it goes on in a thread or task of its own, also when the caller that started it takes its
 //!    runtime along. *Found by `a_caller_that_goes_leaves_the_others_served`, `a_caller_that_goes_leaves_its_request`.*

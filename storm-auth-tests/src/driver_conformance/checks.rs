@@ -23,6 +23,7 @@ macro_rules! checks {
 
 pub(super) fn all<S: Subject>() -> Vec<Check<S>> {
     checks![
+        8: a_caller_gets_a_token;
         1: a_clock_that_is_set_back_prolongs_nothing, a_suspend_is_felt;
         2: a_refresh_starts_behind_a_token_that_is_served;
         3: a_request_is_sent_once, no_redirect_is_followed;
@@ -39,6 +40,12 @@ pub(super) fn all<S: Subject>() -> Vec<Check<S>> {
         13: no_error_shows_the_secret;
         14: a_closed_driver_starts_nothing;
     ]
+}
+
+/// The first one, since without it nothing else can be seen.
+fn a_caller_gets_a_token<S: Subject>(desk: &mut Desk<S>) -> Verdict {
+    desk.token()?;
+    desk.requests(1)
 }
 
 // 1: both clocks.

@@ -43,10 +43,20 @@ const READS_THE_OTHER_CLOCK: Wrong = 19;
 const SLEEPS_ON: Wrong = 20;
 const TAKES_HALVES: Wrong = 21;
 const ENDS_REQUESTS_WITH_CALLERS: Wrong = 22;
+const REPORTS_NOTHING: Wrong = 23;
 
 #[test]
 fn a_driver_that_does_nothing_wrong_is_not_blamed() {
     check::<Broken<NOTHING>>();
+}
+
+/// The others would find no more in it, and take long for that.
+#[test]
+fn a_driver_that_brings_no_token_is_told_so_and_nothing_else() {
+    let first = &checks::<Broken<REPORTS_NOTHING>>()[0];
+    let violation = first.run(Duration::from_millis(200)).unwrap_err();
+    let told = "a_caller_gets_a_token: a caller gets no result (point 8 of storm_auth_core::driver_guide)";
+    assert_eq!(violation.to_string(), told);
 }
 
 /// Each mistake, the check that finds it, and its point.
@@ -158,6 +168,7 @@ impl<const WRONG: Wrong> Broken<WRONG> {
                     self.last_op = Some(op);
                     std::thread::spawn(move || match post(WRONG, &send) {
                         Err(_) if WRONG == REPORTS_NO_FAILURE => {}
+                        _ if WRONG == REPORTS_NOTHING => {}
                         outcome => drop(reporter.send((op, outcome))),
                     });
                 }
