@@ -585,6 +585,8 @@ fn play_core() {
                 storm_auth_core::machine::Action::Credentials(request) => {
                     say("look", &request);
                     let failure = CredentialsFailure::new(format!("a vault says {secret}"));
+                    // As it is until the machine has it, it shows what its source says.
+                    say("failure of a source", &CredentialsFailure::new("sealed"));
                     machine.handle_credentials(request.op, Err(failure), now);
                     continue;
                 }

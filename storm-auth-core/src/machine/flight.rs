@@ -926,7 +926,10 @@ impl Machine {
                     _ => {}
                 },
                 Timer::Warm(key) => {
-                    self.slot_mut(key).warm_at = None;
+                    // A look for other credentials may have set it anew.
+                    if let Some(at) = self.slot_mut(key).warm_at.take() {
+                        self.timers.clear(at, Timer::Warm(key));
+                    }
                     if self.slots[&key].valid(now).is_none_or(|held| self.refresh_due(held, now)) {
                         self.want(key, now);
                     }

@@ -1194,11 +1194,12 @@ impl Model {
         self.shed(now);
     }
 
-    /// R36: who cannot wait for its turn fails now; the first in line first, since whoever leaves brings the others forward.
+    /// R36: who cannot wait for its turn fails now; the first in line first, since whoever leaves brings the others forward. So does
+    /// a key that nobody wants any more.
     fn shed(&mut self, now: Time) {
         let mut wanting: Vec<_> = (self.keys.iter())
             .filter_map(|(id, key)| match key.doing {
-                Doing::Wanting { need, .. } if !key.waiting.is_empty() => Some((need, *id)),
+                Doing::Wanting { need, .. } => Some((need, *id)),
                 _ => None,
             })
             .collect();
