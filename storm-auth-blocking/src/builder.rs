@@ -1,19 +1,22 @@
 //! The builder: settings that the core checks, and the few that are ureq's.
 
 use std::collections::hash_map::RandomState;
+use std::error::Error as StdError;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use storm_auth_core::store::TokenStore;
-use storm_auth_core::{self as core, Api, ConfigError, Event, Field, Machine, Settings};
+use storm_auth_core::{self as core, Api, ConfigError, Credentials, Event, Field, Machine, Settings};
 use ureq::Agent;
 use ureq::config::{Config, ConfigBuilder};
 use ureq::typestate::AgentScope;
 
 use crate::client::StormClient;
 use crate::clock::Clock;
-use crate::driver::{Driver, Handle, OnEvent};
+use crate::driver::{Driver, Handle, OnEvent, Source};
+use crate::env;
 use crate::error::Error;
 use crate::provider::TokenProvider;
 use crate::transport::{self, MakeAgent, Transport};
@@ -29,9 +32,17 @@ pub struct Builder {
     api_agent: Option<Agent>,
     limiter: Option<TokenProvider>,
     store: Option<Arc<dyn TokenStore>>,
+    origin: Option<Origin>,
     on_event: Option<Arc<OnEvent>>,
     clock: Clock,
     seed: Option<u64>,
+}
+
+/// Where the credentials come from.
+#[derive(Clone)]
+enum Origin {
+    Source(Arc<Source>),
+    File(String, PathBuf),
 }
 
 impl fmt::Debug for Builder {
@@ -93,6 +104,15 @@ impl Builder {
         self
     }
 
+    /// The client's secret is in a file that holds it alone, as orchestrators mount them, and that may be rewritten: it is read by
+    /// `build`, beside each token request, and, while a refused configuration stands and a token is wanted, every 10 s. So another
+    /// secret takes effect without a restart, and costs one refused request at the most. One line ending at the file's end is not
+    /// part of the secret. Of this and [`credentials_source`](Self::credentials_source), the one that was called last counts.
+    pub fn credentials_file(mut self, client_id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        self.origin = Some(Origin::File(client_id.into(), path.into()));
+        self
+    }
+
     /// Is told each event of the machine, on whatever thread it happened; it should be quick.
     pub fn on_event(mut self, on_event: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Arc::new(on_event));
@@ -114,6 +134,32 @@ impl Builder {
 
 /// Settings of this adapter.
 impl Builder {
+    /// Where the credentials come from, be it a vault: it is asked beside each token request, and, while a refused configuration stands
+    /// and a token is wanted, every 10 s. Others than the known ones take effect at once. [`credentials`](Self::credentials) are
+    /// needed too: they are used until it has answered.
+    ///
+    /// It runs on a short-lived thread of its own, one at a time, which nothing waits for and which ends with it. Where it fails or
+    /// panics, or answers another client id, an event says so and the known credentials stay in use. It belongs to the builder's
+    /// own client and scope: what is derived from the provider has none.
+    ///
+    /// ```no_run
+    /// # use storm_auth_blocking::{Environment, StormClient, env};
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let storm = StormClient::builder()
+    ///     .environment(Environment::storm_lab())
+    ///     .credentials(env::credentials()?)
+    ///     .credentials_source(env::credentials)   // the file that STORM_CLIENT_SECRET_FILE names may change
+    ///     .build()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn credentials_source<E: Into<Box<dyn StdError + Send + Sync>>>(
+        mut self,
+        source: impl Fn() -> Result<Credentials, E> + Send + Sync + 'static,
+    ) -> Self {
+        self.origin = Some(Origin::Source(Arc::new(move || source().map_err(Into::into))));
+        self
+    }
+
     /// Settings of yours for the token requests: TLS roots, a proxy, the IP family. What a token request needs to be safe is
     /// set after it: no redirect, no idle connection, and its timeouts.
     ///
@@ -169,13 +215,21 @@ impl Builder {
     }
 
     fn finish(self) -> Result<(TokenProvider, Option<Api>), Error> {
-        let core::Config { key, api, policy } = self.settings.check()?;
+        let (settings, source): (_, Option<Arc<Source>>) = match self.origin {
+            Some(Origin::File(client_id, path)) => {
+                let read = move || Credentials::from_file(&*client_id, env::read(&path));
+                (self.settings.credentials(read()?), Some(Arc::new(move || Ok(read()?))))
+            }
+            Some(Origin::Source(source)) => (self.settings, Some(source)),
+            None => (self.settings, None),
+        };
+        let core::Config { key, api, policy } = settings.check()?;
         // ureq's protocol crate gives whole heads and bodies to `log` at trace, and nothing can turn that off.
         if log::log_enabled!(target: "ureq_proto::util", log::Level::Trace) {
             Err(ConfigError::logged("it takes ureq_proto at trace, which writes tokens out; set ureq_proto to debug"))?;
         }
         if let Some(provider) = self.limiter {
-            return Ok((provider.for_key(key), api));
+            return Ok((provider.for_key(key).with_source(source), api));
         }
         let settings = match self.token_config {
             Some(set) => set(transport::settings()),
@@ -187,6 +241,6 @@ impl Builder {
             machine.share();
         }
         let driver = Driver::new(machine, self.clock, transport, self.store, self.on_event);
-        Ok((TokenProvider::new(Arc::new(Handle(driver)), key), api))
+        Ok((TokenProvider::new(Arc::new(Handle(driver)), key).with_source(source), api))
     }
 }

@@ -3,16 +3,20 @@
 //! A flight runs on a short-lived thread of its own, so that a caller's deadline is never the request's, and a caller that
 //! gives up cannot cancel it. Nothing here needs or minds an async runtime around the caller.
 
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
 use std::time::{Duration, Instant};
 
 use storm_auth_core::driver::{Board, Cell, PerProcess, Work};
-use storm_auth_core::machine::{Acquire, OpId, Timeout, TokenRequest, WaiterId};
+use storm_auth_core::machine::{Acquire, CredentialsRequest, OpId, Timeout, TokenRequest, WaiterId};
 use storm_auth_core::store::{StoreFailure, TokenStore};
 use storm_auth_core::wire::response::ResponseBody;
-use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
+use storm_auth_core::{
+    AcquireError, Credentials, CredentialsFailure, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token,
+};
 
 use crate::clock::Clock;
 use crate::observe::{self, Meter, Observer, Span};
@@ -23,8 +27,13 @@ use crate::transport::Transport;
 /// Told each event, after the lock was given back.
 pub(crate) type OnEvent = dyn Fn(&Event) + Send + Sync;
 
+/// Where a key's credentials come from.
+pub(crate) type Source = dyn Fn() -> Result<Credentials, Box<dyn StdError + Send + Sync>> + Send + Sync;
+
 pub(crate) struct Driver {
     board: Mutex<Board<Thread>>,
+    /// Never locked together with the board.
+    sources: Mutex<BTreeMap<KeyId, Arc<Source>>>,
     clock: Clock,
     transport: PerProcess<Arc<Transport>>,
     store: Option<Arc<dyn TokenStore>>,
@@ -49,11 +58,22 @@ impl Driver {
         let lanes = std::thread::available_parallelism().map_or(1, usize::from);
         let board = Mutex::new(Meter::measure(Board::new(machine, lanes)));
         let transport = PerProcess::new(Arc::new(transport), process::id());
-        Arc::new(Self { board, clock, transport, store, on_event, meter: Meter::default() })
+        let (sources, meter) = (Mutex::new(BTreeMap::new()), Meter::default());
+        Arc::new(Self { board, sources, clock, transport, store, on_event, meter })
     }
 
     pub(crate) fn add_key(self: &Arc<Self>, key: Key) -> (KeyId, Arc<Cell>) {
         self.with_board(|board, now| board.add_key(key, now))
+    }
+
+    /// The key's credentials come from there.
+    pub(crate) fn renew(self: &Arc<Self>, key: KeyId, source: Arc<Source>) {
+        self.sources().insert(key, source);
+        self.command(|machine, now| machine.renew_credentials(key, now));
+    }
+
+    fn sources(&self) -> MutexGuard<'_, BTreeMap<KeyId, Arc<Source>>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -172,6 +192,7 @@ impl Driver {
 
     fn perform(self: &Arc<Self>, work: Work<Thread>) {
         work.wakes.into_iter().for_each(|thread| thread.unpark());
+        work.looks.into_iter().for_each(|look| self.look(look));
         for send in work.sends {
             if send.leased {
                 let op = send.op;
@@ -219,6 +240,16 @@ impl Driver {
 }
 
 impl Driver {
+    /// Lets a thread look where a key's credentials come from.
+    fn look(self: &Arc<Self>, request: CredentialsRequest) {
+        let look = Look { driver: Arc::downgrade(self), op: Some(request.op), begun: false };
+        let Some(source) = self.sources().get(&request.key).cloned() else { return };
+        let observer = crate::observe::Observer::current();
+        let go = move || observer.carry(|| look.at(&*source));
+        // When no thread can be had, the closure is dropped, and the look with it.
+        let _ = thread::Builder::new().name("storm-auth-source".into()).spawn(go);
+    }
+
     /// Lets a thread perform the store's operations, one after the other.
     fn go_to_store(self: &Arc<Self>) {
         let Some(store) = self.store.clone() else { return };
@@ -299,6 +330,42 @@ impl Drop for Flight {
             };
             driver.perform(work);
             self.span.land(landing, None);
+        }
+    }
+}
+
+/// Somebody looks where credentials come from. However it ends, it is reported.
+struct Look {
+    driver: Weak<Driver>,
+    op: Option<OpId>,
+    begun: bool,
+}
+
+impl Look {
+    fn at(mut self, source: &Source) {
+        self.begun = true;
+        let found = source().map_err(|error| CredentialsFailure::new(error.to_string()));
+        if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
+            driver.with_board(|board, now| board.report_credentials(op, found, now));
+        }
+    }
+}
+
+impl Drop for Look {
+    /// Starts no thread either.
+    fn drop(&mut self) {
+        if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
+            let why = match self.begun {
+                true => "their source ended without an answer: it panicked, or its runtime went away",
+                false => "no thread could be had to look there",
+            };
+            let work = {
+                let mut board = driver.lock();
+                let now = driver.clock.now();
+                board.report_credentials(op, Err(CredentialsFailure::new(why)), now);
+                board.take_wakes()
+            };
+            driver.perform(work);
         }
     }
 }

@@ -1,14 +1,15 @@
 //! Settings from the environment.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
 use storm_auth_core::{ConfigError, Credentials, Settings};
 
 use crate::builder::Builder;
 
-/// Reads `STORM_CLIENT_ID`, and `STORM_CLIENT_SECRET` or the file that `STORM_CLIENT_SECRET_FILE` names.
+/// Reads `STORM_CLIENT_ID`, and `STORM_CLIENT_SECRET` or the file that `STORM_CLIENT_SECRET_FILE` names; where they are set,
+/// `STORM_CLIENT_SECRET_NEXT` or `STORM_CLIENT_SECRET_NEXT_FILE` give the [second secret](Credentials::with_next).
 ///
 /// # Errors
 /// The variable that is missing or malformed, with what to set.
@@ -17,12 +18,18 @@ pub fn credentials() -> Result<Credentials, ConfigError> {
 }
 
 /// Reads all settings: `STORM_TOKEN_URL`, `STORM_API_URL`, `STORM_SCOPE`, the [`credentials`], and, where it is set,
-/// `STORM_APPLICATION_ID`.
+/// `STORM_APPLICATION_ID`. Credentials that are in a file are read again as [`Builder::credentials_file`] says.
 ///
 /// # Errors
 /// The variable that is missing or malformed, with what to set.
 pub fn builder() -> Result<Builder, ConfigError> {
-    Ok(Settings::from_variables(|name| std::env::var_os(name), read)?.into())
+    let mut in_a_file = false;
+    let read = |path| {
+        in_a_file = true;
+        read(path)
+    };
+    let builder = Builder::from(Settings::from_variables(|name| std::env::var_os(name), read)?);
+    Ok(if in_a_file { builder.credentials_source(credentials) } else { builder })
 }
 
 /// Reads the settings of a configuration file under the same variables: each that is set takes the place of its key, and none has
@@ -49,7 +56,7 @@ pub fn draft_over(config: &storm_auth_core::FileSettings) -> storm_auth_core::co
 }
 
 /// A secret's file, one byte further than the longest that is taken: the path may name something endless.
-pub(crate) fn read(path: OsString) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let mut secret = Vec::with_capacity(4 * 1024);
     File::open(path)?.take(Credentials::LONGEST_FILE as u64 + 1).read_to_end(&mut secret)?;
     Ok(secret)

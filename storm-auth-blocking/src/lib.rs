@@ -29,6 +29,11 @@
 //!   another matter.
 //! - An answer of the API is `Ok`, whatever its status. Its 401 that rejects the token is answered once with another one.
 //!
+//! A client secret may change while the process runs. [`Credentials::with_next`] names the one that is to follow: a request that is
+//! refused with `invalid_client` is sent once more with the other one. A file ([`Builder::credentials_file`], or `env::builder` with
+//! `STORM_CLIENT_SECRET_FILE`) or a source of yours ([`Builder::credentials_source`]) is looked at beside each token request and
+//! while a refusal stands, so that a rotated secret costs one refused request and no restart.
+//!
 //! What one builder built, its clones and what is derived from them ([`TokenProvider::for_credentials`],
 //! [`Builder::share_limiter`]) are one limiter group, with one budget and one gate. Over plain http no proxy is taken that only the
 //! environment names.

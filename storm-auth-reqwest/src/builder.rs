@@ -1,16 +1,20 @@
 //! The builder: settings that the core checks, and the few that are reqwest's.
 
 use std::collections::hash_map::RandomState;
+use std::error::Error as StdError;
 use std::fmt;
+use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use storm_auth_core::store::TokenStore;
-use storm_auth_core::{Api, Config, ConfigError, Event, Field, Machine, Settings};
+use storm_auth_core::{Api, Config, ConfigError, Credentials, Event, Field, Machine, Settings};
 
 use crate::client::StormClient;
 use crate::clock::Clock;
-use crate::driver::{Driver, Handle, OnEvent, Runway};
+use crate::driver::{Driver, Handle, OnEvent, Runway, Source};
+use crate::env;
 use crate::error::Error;
 use crate::provider::TokenProvider;
 use crate::transport::Transport;
@@ -26,9 +30,17 @@ pub struct Builder {
     runtime: Option<tokio::runtime::Handle>,
     limiter: Option<TokenProvider>,
     store: Option<Arc<dyn TokenStore>>,
+    origin: Option<Origin>,
     on_event: Option<Arc<OnEvent>>,
     clock: Clock,
     seed: Option<u64>,
+}
+
+/// Where the credentials come from.
+#[derive(Clone)]
+enum Origin {
+    Source(Source),
+    File(String, PathBuf),
 }
 
 impl fmt::Debug for Builder {
@@ -90,6 +102,15 @@ impl Builder {
         self
     }
 
+    /// The client's secret is in a file that holds it alone, as orchestrators mount them, and that may be rewritten: it is read by
+    /// `build`, beside each token request, and, while a refused configuration stands and a token is wanted, every 10 s. So another
+    /// secret takes effect without a restart, and costs one refused request at the most. One line ending at the file's end is not
+    /// part of the secret. Of this and [`credentials_source`](Self::credentials_source), the one that was called last counts.
+    pub fn credentials_file(mut self, client_id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        self.origin = Some(Origin::File(client_id.into(), path.into()));
+        self
+    }
+
     /// Is told each event of the machine, on whatever thread it happened; it should be quick.
     pub fn on_event(mut self, on_event: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Arc::new(on_event));
@@ -111,6 +132,44 @@ impl Builder {
 
 /// Settings of this adapter.
 impl Builder {
+    /// Where the credentials come from, be it a vault: it is asked beside each token request, and, while a refused configuration stands
+    /// and a token is wanted, every 10 s. Others than the known ones take effect at once. [`credentials`](Self::credentials) are
+    /// needed too: they are used until it has answered.
+    ///
+    /// It runs where token requests do, on a short-lived thread with a runtime of its own unless
+    /// [`flights_on`](Self::flights_on) names one, so a client that it uses should be its own. There is one at a time, nothing waits for
+    /// it, and it ends with the last handle. Where it fails or panics, or answers another client id, an event says so and the known
+    /// credentials stay in use. It belongs to the builder's own client and scope: what is derived from the provider has none.
+    ///
+    /// ```no_run
+    /// # use storm_auth_reqwest::{ConfigError, Credentials, Environment, StormClient, env};
+    /// # async fn ask_the_vault() -> Result<String, ConfigError> { unimplemented!() }
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let storm = StormClient::builder()
+    ///     .environment(Environment::storm_lab())
+    ///     .credentials(env::credentials()?)
+    ///     .credentials_source(|| async { Credentials::new("shop", ask_the_vault().await?) })
+    ///     .build()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn credentials_source<F, E>(mut self, source: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Credentials, E>> + Send + 'static,
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let ask = move || {
+            let asking = source();
+            async { asking.await.map_err(Into::into) }
+        };
+        self.origin = Some(Origin::Source(Source::Async(Arc::new(move || Box::pin(ask())))));
+        self
+    }
+
+    pub(crate) fn blocking_source(mut self, source: fn() -> Result<Credentials, ConfigError>) -> Self {
+        self.origin = Some(Origin::Source(Source::Blocking(Arc::new(source))));
+        self
+    }
+
     /// Makes the client of the token requests from settings of yours: TLS roots, a proxy, a resolver, a user agent. What a token
     /// request needs to be safe is set after it: no redirect, no retry, no decompression, no idle connection, and its timeouts.
     ///
@@ -163,9 +222,17 @@ impl Builder {
     }
 
     fn finish(self) -> Result<(TokenProvider, Option<Api>), Error> {
-        let Config { key, api, policy } = self.settings.check()?;
+        let (settings, source) = match self.origin {
+            Some(Origin::File(client_id, path)) => {
+                let read = move || Credentials::from_file(&*client_id, env::read(&path));
+                (self.settings.credentials(read()?), Some(Source::Blocking(Arc::new(read))))
+            }
+            Some(Origin::Source(source)) => (self.settings, Some(source)),
+            None => (self.settings, None),
+        };
+        let Config { key, api, policy } = settings.check()?;
         if let Some(provider) = self.limiter {
-            return Ok((provider.for_key(key), api));
+            return Ok((provider.for_key(key).with_source(source), api));
         }
         let transport = Transport::new(self.token_client.map(|settings| settings()))?;
         let mut machine = Machine::new(policy, self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()));
@@ -174,6 +241,6 @@ impl Builder {
             machine.share();
         }
         let driver = Driver::new(machine, self.clock, transport, runway, self.store, self.on_event);
-        Ok((TokenProvider::new(Arc::new(Handle(driver)), key), api))
+        Ok((TokenProvider::new(Arc::new(Handle(driver)), key).with_source(source), api))
     }
 }

@@ -4,10 +4,13 @@
 //! the request with it, and one that is kept but not driven holds it, while callers on other runtimes wait. A dropped caller
 //! cannot cancel a flight, and a caller's deadline is never the request's.
 
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,10 +19,13 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use storm_auth_core::driver::{Board, Cell, PerProcess, Work};
-use storm_auth_core::machine::{Acquire, OpId, Timeout, TokenRequest, WaiterId};
+use storm_auth_core::machine::{Acquire, CredentialsRequest, OpId, Timeout, TokenRequest, WaiterId};
 use storm_auth_core::store::{StoreFailure, TokenStore};
 use storm_auth_core::wire::response::ResponseBody;
-use storm_auth_core::{AcquireError, Event, Failure, FailureKind, Key, KeyId, Machine, Mono, Now, Token};
+use storm_auth_core::{
+    AcquireError, ConfigError, Credentials, CredentialsFailure, Event, Failure, FailureKind, Key, KeyId, Machine, Mono,
+    Now, Token,
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -37,8 +43,21 @@ pub(crate) enum Runway {
     Runtime(tokio::runtime::Handle),
 }
 
+/// Where a key's credentials come from.
+#[derive(Clone)]
+pub(crate) enum Source {
+    /// Somewhere in the file system: on a thread that may block.
+    Blocking(Arc<dyn Fn() -> Result<Credentials, ConfigError> + Send + Sync>),
+    Async(Arc<dyn Fn() -> Asking + Send + Sync>),
+}
+
+/// What a source of the caller's does.
+pub(crate) type Asking = Pin<Box<dyn Future<Output = Result<Credentials, Box<dyn StdError + Send + Sync>>> + Send>>;
+
 pub(crate) struct Driver {
     board: Mutex<Board<Waker>>,
+    /// Never locked together with the board.
+    sources: Mutex<BTreeMap<KeyId, Source>>,
     clock: Clock,
     transport: Transport,
     runway: Runway,
@@ -71,16 +90,30 @@ impl Driver {
         let board = Mutex::new(Meter::measure(Board::new(machine, lanes)));
         let process = process::id();
         let hang_up = PerProcess::new(Arc::new(watch::Sender::new(())), process);
-        let meter = Meter::default();
-        Arc::new(Self { board, clock, transport, runway, store, on_event, meter, hang_up, process })
+        let (sources, meter) = (Mutex::new(BTreeMap::new()), Meter::default());
+        Arc::new(Self { board, sources, clock, transport, runway, store, on_event, meter, hang_up, process })
     }
 
     fn hang_up(&self) -> Arc<watch::Sender<()>> {
         self.hang_up.get(process::id(), |_| Arc::new(watch::Sender::new(())))
     }
 
+    fn while_here(&self) -> WhileHere {
+        WhileHere(self.hang_up().subscribe())
+    }
+
     pub(crate) fn add_key(self: &Arc<Self>, key: Key) -> (KeyId, Arc<Cell>) {
         self.with_board(|board, now| board.add_key(key, now))
+    }
+
+    /// The key's credentials come from there.
+    pub(crate) fn renew(self: &Arc<Self>, key: KeyId, source: Source) {
+        self.sources().insert(key, source);
+        self.command(|machine, now| machine.renew_credentials(key, now));
+    }
+
+    fn sources(&self) -> MutexGuard<'_, BTreeMap<KeyId, Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -199,6 +232,7 @@ impl Driver {
 
     fn perform(self: &Arc<Self>, work: Work<Waker>) {
         work.wakes.into_iter().for_each(Waker::wake);
+        work.looks.into_iter().for_each(|look| self.look(look));
         for send in work.sends {
             if send.leased {
                 let op = send.op;
@@ -229,15 +263,10 @@ impl Driver {
     fn launch(self: &Arc<Self>, send: TokenRequest) {
         let span = Span::of(&send);
         let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op), span: span.clone() };
-        let (transport, mut hang_up) = (self.transport.clone(), self.hang_up().subscribe());
+        let (transport, here) = (self.transport.clone(), self.while_here());
         let request = async move {
-            let mut answer = pin!(transport.send(send));
-            let mut hung_up = pin!(hang_up.changed());
-            poll_fn(|context| match hung_up.as_mut().poll(context) {
-                Poll::Ready(_) => Poll::Ready(Err(Failure::new(FailureKind::Aborted, "the provider is gone"))),
-                Poll::Pending => answer.as_mut().poll(context),
-            })
-            .await
+            let gone = || Err(Failure::new(FailureKind::Aborted, "the provider is gone"));
+            here.run(transport.send(send)).await.unwrap_or_else(gone)
         };
         match &self.runway {
             Runway::Runtime(runtime) if self.process == process::id() => {
@@ -246,14 +275,9 @@ impl Driver {
             _ => {
                 let observer = Observer::current();
                 let fly = move || {
-                    let exchange = || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                        Ok(runtime) => {
-                            let outcome = runtime.block_on(request);
-                            // A name resolution that still runs is not waited for.
-                            runtime.shutdown_background();
-                            flight.land(outcome);
-                        }
-                        Err(error) => flight.land(Err(Failure::new(FailureKind::Aborted, error.to_string()))),
+                    let exchange = || {
+                        let aborted = |error: io::Error| Err(Failure::new(FailureKind::Aborted, error.to_string()));
+                        flight.land(run_alone(request).unwrap_or_else(aborted));
                     };
                     observer.carry(|| span.enter(exchange));
                 };
@@ -265,6 +289,43 @@ impl Driver {
 }
 
 impl Driver {
+    /// Looks where a key's credentials come from: where flights run, or the store's operations are performed.
+    fn look(self: &Arc<Self>, request: CredentialsRequest) {
+        let mut look = Look { driver: Arc::downgrade(self), op: Some(request.op), begun: false };
+        let Some(source) = self.sources().get(&request.key).cloned() else { return };
+        let runtime = match &self.runway {
+            Runway::Runtime(runtime) if self.process == process::id() => Some(runtime),
+            _ => None,
+        };
+        let here = self.while_here();
+        let asking = |ask: Arc<dyn Fn() -> Asking + Send + Sync>, mut look: Look| async move {
+            look.begun = true;
+            if let Some(found) = here.run(async { ask().await }).await {
+                look.end(found);
+            }
+        };
+        let observer = crate::observe::Observer::current();
+        let go: Box<dyn FnOnce() + Send> = match (source, runtime) {
+            (Source::Async(ask), Some(runtime)) => return drop(runtime.spawn(asking(ask, look))),
+            (Source::Async(ask), None) => {
+                let asking = asking(ask, look);
+                // Without a runtime the future is dropped, and the look with it.
+                Box::new(move || observer.carry(|| drop(run_alone(asking))))
+            }
+            (Source::Blocking(read), _) => Box::new(move || {
+                observer.carry(|| {
+                    look.begun = true;
+                    look.end(read());
+                });
+            }),
+        };
+        match runtime {
+            Some(runtime) => drop(runtime.spawn_blocking(go)),
+            // When no thread can be had, the closure is dropped, and the look with it.
+            None => drop(thread::Builder::new().name("storm-auth-source".into()).spawn(go)),
+        }
+    }
+
     /// Lets a thread perform the store's operations, one after the other.
     fn go_to_store(self: &Arc<Self>) {
         let Some(store) = self.store.clone() else { return };
@@ -318,6 +379,31 @@ impl Drop for Driver {
     }
 }
 
+/// What ends when the driver goes.
+struct WhileHere(watch::Receiver<()>);
+
+impl WhileHere {
+    /// What the future comes to; `None` when the driver has gone before.
+    async fn run<F: Future>(mut self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let mut hung_up = pin!(self.0.changed());
+        poll_fn(|context| match hung_up.as_mut().poll(context) {
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending => future.as_mut().poll(context).map(Some),
+        })
+        .await
+    }
+}
+
+/// Runs a future on this thread, with a runtime of its own.
+fn run_alone<F: Future>(future: F) -> io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let output = runtime.block_on(future);
+    // A name resolution that still runs is not waited for.
+    runtime.shutdown_background();
+    Ok(output)
+}
+
 /// A request under way. However it ends, it is reported: by its outcome, or, when its thread panicked or its runtime went
 /// away, as aborted.
 struct Flight {
@@ -347,6 +433,41 @@ impl Drop for Flight {
             };
             driver.perform(work);
             self.span.land(landing, None);
+        }
+    }
+}
+
+/// Somebody looks where credentials come from. However it ends, it is reported.
+struct Look {
+    driver: Weak<Driver>,
+    op: Option<OpId>,
+    begun: bool,
+}
+
+impl Look {
+    fn end<E: ToString>(mut self, found: Result<Credentials, E>) {
+        let found = found.map_err(|error| CredentialsFailure::new(error.to_string()));
+        if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
+            driver.with_board(|board, now| board.report_credentials(op, found, now));
+        }
+    }
+}
+
+impl Drop for Look {
+    /// Starts no thread either.
+    fn drop(&mut self) {
+        if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
+            let why = match self.begun {
+                true => "their source ended without an answer: it panicked, or its runtime went away",
+                false => "no thread could be had to look there",
+            };
+            let work = {
+                let mut board = driver.lock();
+                let now = driver.clock.now();
+                board.report_credentials(op, Err(CredentialsFailure::new(why)), now);
+                board.take_wakes()
+            };
+            driver.perform(work);
         }
     }
 }

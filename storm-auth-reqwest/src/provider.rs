@@ -13,7 +13,7 @@ use storm_auth_core::{
 };
 
 use crate::builder::Builder;
-use crate::driver::{Driver, Handle, KeepWarm};
+use crate::driver::{Driver, Handle, KeepWarm, Source};
 use crate::error::Error;
 
 /// Hands out the token of one key: from memory in nanoseconds, with at most one request under way for all its clones.
@@ -110,12 +110,19 @@ impl TokenProvider {
         self.for_key(key.expect("a provider's key is never removed"))
     }
 
+    pub(crate) fn with_source(self, source: Option<Source>) -> Self {
+        if let Some(source) = source {
+            self.driver.renew(self.key, source);
+        }
+        self
+    }
+
     pub(crate) fn for_key(&self, key: Key) -> Self {
         Self::new(self.handle.clone(), key)
     }
 
     /// Replaces the secret in place, for all clones: the next request uses it, and the current token stays. Providers of other
-    /// scopes are other keys, which keep theirs.
+    /// scopes are other keys, which keep theirs. Where the builder named a file or a source, that one's next word counts again.
     ///
     /// # Errors
     /// [`Error::is_configuration`]: another client id; derive a provider with [`for_credentials`](Self::for_credentials).

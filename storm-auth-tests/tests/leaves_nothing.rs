@@ -6,10 +6,18 @@
 #[path = "adapters/face.rs"]
 mod face;
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use face::{Adapter, OverReqwest, OverUreq, PATIENCE, Setup, get, until};
-use storm_auth_core::Settings;
+use storm_auth_core::{Credentials, Settings};
 use storm_auth_tests::emulator::{At, Emulator, Endpoint, Fault, Limiter};
 
 /// The process's threads, by number and name.
@@ -80,6 +88,17 @@ fn futures(emulator: &Emulator) {
         drop(tokens);
     });
     drop(runtime);
+    // Nor does a source outlive its provider that never answers.
+    let asked = Arc::new(AtomicBool::new(false));
+    let source = asked.clone();
+    let builder = OverReqwest::builder(Setup::at(emulator)).credentials_source(move || {
+        source.store(true, Ordering::Relaxed);
+        std::future::pending::<Result<Credentials, String>>()
+    });
+    let tokens = builder.build_tokens().unwrap();
+    face::block_on(tokens.token_within(Duration::from_millis(20))).unwrap_err();
+    until("its source is asked", || asked.load(Ordering::Relaxed));
+    drop(tokens);
     emulator.heal(Endpoint::Token);
 }
 
@@ -102,7 +121,7 @@ fn scenes<A: Adapter>(emulator: &Emulator) {
         let requests = emulator.token_requests();
         let stalls = fault.is_some();
         emulator.fail(Endpoint::Token, fault.unwrap_or(Fault::json(200, r#"{"access_token":"abc","expires_in":600}"#)));
-        let tokens = Setup::<A>::at(emulator).tokens();
+        let tokens = Setup::<A>::at(emulator).source(|| Err("none".to_owned())).tokens();
         let deadline = if stalls { Duration::from_millis(20) } else { PATIENCE };
         assert_eq!(A::token_within(&tokens, deadline).is_err(), stalls);
         let warm = A::keep_warm(&tokens);

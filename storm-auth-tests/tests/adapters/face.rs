@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
+    path::{Path, PathBuf},
     sync::{
         Arc, LazyLock, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -51,6 +52,8 @@ pub(crate) trait Adapter: 'static {
     fn configured(config: &FileSettings) -> Result<Self::Client, Failed>;
     /// From a configuration file under the variables of this process.
     fn configured_under_variables(config: &FileSettings) -> Result<Self::Client, Failed>;
+    /// By the variables of the environment.
+    fn tokens_from_env(clock: &Self::Clock) -> Self::Tokens;
 
     fn tokens(client: &Self::Client) -> Self::Tokens;
     fn call(client: &Self::Client, call: Call) -> Result<Answer, Failed>;
@@ -93,12 +96,18 @@ pub(crate) struct Setup<A: Adapter> {
     pub(crate) events: Option<Events>,
     pub(crate) share: Option<A::Tokens>,
     pub(crate) store: Option<Arc<dyn TokenStore>>,
+    pub(crate) source: Option<Arc<Source>>,
+    /// A client id, and the file that its secret is in.
+    pub(crate) file: Option<(String, PathBuf)>,
     /// What tells processes apart.
     pub(crate) seed: u64,
     pub(crate) token_client: TokenClient,
     /// An API client of the caller's, with its own settings, in place of the adapter's.
     pub(crate) own_api_client: bool,
 }
+
+/// Where credentials come from.
+pub(crate) type Source = dyn Fn() -> Result<Credentials, String> + Send + Sync;
 
 /// What the caller says about the token client.
 #[derive(Clone, Copy)]
@@ -141,6 +150,8 @@ impl<A: Adapter> Setup<A> {
             events: None,
             share: None,
             store: None,
+            source: None,
+            file: None,
             // No test rests on a draw.
             seed: 7,
             token_client: TokenClient::Default,
@@ -174,6 +185,17 @@ impl<A: Adapter> Setup<A> {
         self
     }
 
+    pub(crate) fn source(mut self, source: impl Fn() -> Result<Credentials, String> + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// The secret of the emulator's first client is in this file.
+    pub(crate) fn file(mut self, emulator: &Emulator, path: &Path) -> Self {
+        self.file = Some((emulator.client_id().to_owned(), path.to_owned()));
+        self
+    }
+
     pub(crate) fn token_client(mut self, client: TokenClient) -> Self {
         self.token_client = client;
         self
@@ -190,6 +212,11 @@ impl<A: Adapter> Setup<A> {
 
     pub(crate) fn tokens(self) -> A::Tokens {
         A::build_tokens(self).unwrap()
+    }
+
+    /// What the builder says against it.
+    pub(crate) fn refused(self) -> Failed {
+        A::build_tokens(self).expect_err("it is refused")
     }
 }
 
@@ -401,6 +428,12 @@ macro_rules! same_words {
             if let Some(tokens) = setup.share {
                 builder = builder.share_limiter(&tokens);
             }
+            if let Some(source) = setup.source {
+                builder = with_source(builder, source);
+            }
+            if let Some((client_id, path)) = setup.file {
+                builder = builder.credentials_file(client_id, path);
+            }
             let builder = match setup.token_client {
                 TokenClient::Default => builder,
                 TokenClient::Loose => loose(builder),
@@ -425,6 +458,10 @@ macro_rules! same_words {
         fn configured_under_variables(config: &FileSettings) -> Result<Self::Client, Failed> {
             let builder = $adapter::env::builder_over(config).map_err(|error| failed(error.into()))?;
             builder.build().map_err(failed)
+        }
+
+        fn tokens_from_env(clock: &Self::Clock) -> Self::Tokens {
+            $adapter::env::builder().unwrap().clock(clock.clone()).build_tokens().unwrap()
         }
 
         fn tokens(client: &Self::Client) -> Self::Tokens {
@@ -585,6 +622,13 @@ mod over_reqwest {
         Ok(Answer { status, headers, body })
     }
 
+    fn with_source(builder: Builder, source: Arc<Source>) -> Builder {
+        builder.credentials_source(move || {
+            let source = source.clone();
+            async move { source() }
+        })
+    }
+
     fn loose(builder: Builder) -> Builder {
         let hasty = Duration::from_millis(200);
         builder.token_client(move || {
@@ -698,6 +742,10 @@ mod over_ureq {
         let (parts, mut body) = response.map_err(failed)?.into_parts();
         let body = body.read_to_vec().map_err(|error| failed(error.into()))?;
         Ok(Answer { status: parts.status, headers: parts.headers, body })
+    }
+
+    fn with_source(builder: Builder, source: Arc<Source>) -> Builder {
+        builder.credentials_source(move || source())
     }
 
     fn loose(builder: Builder) -> Builder {

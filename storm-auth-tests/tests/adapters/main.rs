@@ -29,6 +29,7 @@ mod callers;
 mod calls;
 mod cold_start;
 mod configured;
+mod credentials;
 mod endpoint;
 mod face;
 mod futures;
