@@ -17,7 +17,7 @@ use crate::driver::{Driver, Handle, OnEvent, Runway, Source};
 use crate::env;
 use crate::error::Error;
 use crate::provider::TokenProvider;
-use crate::transport::Transport;
+use crate::transport::{self, Transport};
 
 type TokenClient = dyn Fn() -> reqwest::ClientBuilder + Send + Sync;
 
@@ -234,7 +234,7 @@ impl Builder {
         if let Some(provider) = self.limiter {
             return Ok((provider.for_key(key).with_source(source), api));
         }
-        let transport = Transport::new(self.token_client.map(|settings| settings()))?;
+        let transport = Transport::new(self.token_client.as_deref().unwrap_or(&transport::ours))?;
         let mut machine = Machine::new(policy, self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()));
         let runway = self.runtime.map_or(Runway::OwnThreads, Runway::Runtime);
         if self.store.is_some() {

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use http::Response;
 use http::uri::Scheme;
-use reqwest::{ClientBuilder, redirect, retry};
+use reqwest::{ClientBuilder, Proxy, Url, redirect, retry};
 use storm_auth_core::machine::TokenRequest;
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{Failure, FailureKind};
 
-fn ours() -> ClientBuilder {
+/// Settings where the caller has none.
+pub(crate) fn ours() -> ClientBuilder {
     reqwest::Client::builder().user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
 }
 
@@ -27,15 +28,11 @@ impl Transport {
     /// Longer than any request's patience, which alone decides: reqwest cannot take a caller's read timeout back.
     const NO_READ_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 
-    /// A transport with settings of the caller's, or with ours.
-    pub(crate) fn new(settings: Option<ClientBuilder>) -> Result<Self, reqwest::Error> {
-        match settings {
-            Some(theirs) => {
-                let client = Self::client(theirs)?;
-                Ok(Self { plain: client.clone(), client })
-            }
-            None => Ok(Self { client: Self::client(ours())?, plain: Self::client(ours().no_proxy())? }),
-        }
+    /// A transport with settings of the caller's, which are asked for twice, or with ours.
+    pub(crate) fn new(settings: &dyn Fn() -> ClientBuilder) -> Result<Self, reqwest::Error> {
+        // Behind it reqwest looks for none in the environment. Those that the settings name come before it.
+        let no_other_proxy = Proxy::custom(|_| None::<Url>);
+        Ok(Self { client: Self::client(settings())?, plain: Self::client(settings().proxy(no_other_proxy))? })
     }
 
     /// The settings, and after them what a token request needs to be safe.
