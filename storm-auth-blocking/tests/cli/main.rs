@@ -278,11 +278,20 @@ fn status_asks_nobody_and_tells_token_gate_and_budget() {
     let shell = Shell::of(&emulator);
     emulator.fail(Endpoint::Token, throttle());
     assert_eq!(shell.run(&["get"]).code, 4);
+    assert_eq!(shell.run(&["status", "--json"]).json()["lease"], "free");
     let requests = emulator.token_requests();
     assert!(shell.run(&["status"]).ok().contains("gate    closed by a throttle: nothing is requested before 20"));
     assert!(shell.run(&["status", "--json"]).json()["gate_closed_until"].is_string());
     assert_eq!(emulator.token_requests(), requests);
     shell.run(&["status", "--no-cache"]).failed(2, &["--no-cache"]);
+
+    let shell = Shell::of(&emulator).with("STORM_CLIENT_ID", "nobody");
+    emulator.heal(Endpoint::Token);
+    assert_eq!(shell.run(&["get"]).code, 3);
+    assert!(shell.run(&["status"]).ok().contains("lease   after a failure nobody requests before 20"));
+    let value = shell.run(&["status", "--json"]).json();
+    assert_eq!(value["lease"], "resting");
+    assert!(value["lease_rests_until"].is_string(), "{value}");
 }
 
 /// The check of this name and what was found.

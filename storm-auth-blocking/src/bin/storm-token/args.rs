@@ -67,7 +67,7 @@ pub(crate) struct Common {
     /// Shares no token with other processes: neither reads nor writes the folder.
     #[arg(long, global = true)]
     pub(crate) no_cache: bool,
-    /// How long to wait for a token, in seconds [default: 30]. A request that is under way then gets five more.
+    /// How long to wait for a token, in seconds [default: caller_deadline, or 30]. A request that is under way then gets five more.
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) deadline: Option<Duration>,
     /// Prints JSON, failures too.

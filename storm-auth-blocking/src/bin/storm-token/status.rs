@@ -21,12 +21,6 @@ pub(crate) fn run(common: &Common) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::new(Kind::Unavailable, format!("token store: {error}")))?;
     let (token_until, refresh_at) = (seen.key.token_until, seen.key.refresh_at);
     let budget = config.policy.budget.to_string();
-    let lease = match seen.lease {
-        Lease::Free | Lease::Mine => "free".to_owned(),
-        Lease::Taken => "another process is requesting a token".to_owned(),
-        Lease::Lapsed => "a process that does not come to an end has it".to_owned(),
-        Lease::Resting(rest) => format!("after a failure nobody requests for {}", output::span(rest)),
-    };
     if common.json {
         let text = |at: Option<Unix>| at.map(|at| at.to_string());
         output::print_json(&json!({
@@ -34,7 +28,16 @@ pub(crate) fn run(common: &Common) -> Result<ExitCode, Failure> {
             "refresh_at": text(refresh_at),
             "gate_closed_until": text(seen.gate_closed_until),
             "budget": budget,
-            "lease": lease,
+            "lease": match seen.lease {
+                Lease::Free | Lease::Mine => "free",
+                Lease::Taken => "taken",
+                Lease::Lapsed => "lapsed",
+                Lease::Resting(_) => "resting",
+            },
+            "lease_rests_until": match seen.lease {
+                Lease::Resting(rest) => text(Some(now.unix + rest)),
+                _ => None,
+            },
             "failures": seen.failures,
             "fault": seen.fault.map(|fault| fault.to_string()),
             "store": store.folder().display().to_string(),
@@ -56,6 +59,12 @@ pub(crate) fn run(common: &Common) -> Result<ExitCode, Failure> {
         || "open".to_owned(),
         |until| format!("closed by a throttle: nothing is requested before {}", when(until)),
     );
+    let lease = match seen.lease {
+        Lease::Free | Lease::Mine => "free".to_owned(),
+        Lease::Taken => "another process is requesting a token".to_owned(),
+        Lease::Lapsed => "a process that does not come to an end has it".to_owned(),
+        Lease::Resting(rest) => format!("after a failure nobody requests before {}", when(now.unix + rest)),
+    };
     let mut text = format!("token   {token}\ngate    {gate}\nbudget  {budget}\nlease   {lease}\n");
     if seen.failures > 0 {
         text.push_str(&format!("failed  {} in a row so far\n", seen.failures));
