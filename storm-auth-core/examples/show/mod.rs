@@ -125,6 +125,7 @@ const VARIABLES: [&str; 7] = [
     "STORM_SCOPE",
     "STORM_APPLICATION_ID",
 ];
+
 type Trouble = Box<dyn StdError + Send + Sync>;
 
 /// An API call that brought no answer.
