@@ -491,29 +491,29 @@ impl Machine {
         }
     }
 
-    /// A secret was refused, and the other one is tried: those who have the refused one alone ask as seldom as it would.
+    /// A secret was refused, and the other one is tried: those who have the refused one alone ask as seldom as they would.
     pub(super) fn let_rest(&mut self, key: KeyId, tenure: Option<Tenure>, rest: Duration, now: Now) {
         if let Some(Tenure { vault, .. }) = tenure {
-            let (owner, failures) = (self.sharing_mut().owner, self.slots[&key].failures);
-            self.errand(key, vault.op(StoreCommand::Release { owner, rest, failures }), now);
+            self.end_lease(key, &vault, rest, now);
         }
     }
 
     /// A lease that was asked for, and whose answer nobody hears any more.
     pub(super) fn give_up_lease(&mut self, key: KeyId, vault: &Vault, now: Now) {
-        let owner = self.sharing_mut().owner;
-        let failures = self.slots[&key].failures;
-        self.errand(key, vault.op(StoreCommand::Release { owner, rest: Duration::ZERO, failures }), now);
+        self.end_lease(key, vault, Duration::ZERO, now);
     }
 
     fn release(&mut self, key: KeyId, vault: &Vault, now: Now) {
-        let owner = self.sharing_mut().owner;
-        let slot = &self.slots[&key];
-        let rest = match &slot.flight {
+        let rest = match &self.slots[&key].flight {
             Flight::BackingOff { until, .. } => until.left(now),
             _ => Duration::ZERO,
         };
-        self.errand(key, vault.op(StoreCommand::Release { owner, rest, failures: slot.failures }), now);
+        self.end_lease(key, vault, rest, now);
+    }
+
+    fn end_lease(&mut self, key: KeyId, vault: &Vault, rest: Duration, now: Now) {
+        let (owner, failures) = (self.sharing_mut().owner, self.slots[&key].failures);
+        self.errand(key, vault.op(StoreCommand::Release { owner, rest, failures }), now);
     }
 
     /// Keeps the lease for as long as the request is under way (R73).
