@@ -270,6 +270,8 @@ pub enum Cause {
     NoLifetime,
     /// A process that shares the store asked, and got no token.
     FailedElsewhere,
+    /// A process that shares the store asked with the same configuration, and was refused.
+    RefusedElsewhere,
 }
 
 impl AcquireError {
@@ -291,7 +293,12 @@ impl AcquireError {
 
     /// Whether a person has to change the configuration, also when a throttle now stands before that error.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Configuration { .. } | Self::RateLimited { before: Some(_), .. })
+        matches!(
+            self,
+            Self::Configuration { .. }
+                | Self::RateLimited { before: Some(_), .. }
+                | Self::Unavailable { cause: Cause::RefusedElsewhere, .. }
+        )
     }
 
     /// What the token endpoint answered last, where an answer is to blame.
@@ -370,6 +377,7 @@ impl Cause {
             Self::AlreadyRejected => "already_rejected",
             Self::NoLifetime => "no_lifetime",
             Self::FailedElsewhere => "failed_elsewhere",
+            Self::RefusedElsewhere => "refused_elsewhere",
         }
     }
 
@@ -383,9 +391,8 @@ impl Cause {
             Self::ExpiredOnArrival => "check this machine's clock, and the lifetime that the endpoint gives its tokens",
             Self::AlreadyRejected => "check that the API and the token belong to the same environment",
             Self::NoLifetime => "check the lifetime that the endpoint gives its tokens",
-            Self::FailedElsewhere => {
-                "look into that process's log for the reason, and check the credentials here as well"
-            }
+            Self::FailedElsewhere => "look into that process's log for the reason",
+            Self::RefusedElsewhere => "check the client id, the client secret and the scope",
         }
     }
 }
@@ -401,6 +408,9 @@ impl fmt::Display for Cause {
             Self::AlreadyRejected => f.write_str("the token endpoint answers a token that the API has rejected"),
             Self::NoLifetime => f.write_str("the token endpoint answers a token that lives for zero seconds"),
             Self::FailedElsewhere => f.write_str("another process that shares the token store asked in vain"),
+            Self::RefusedElsewhere => f.write_str(
+                "the endpoint refused another process that shares the token store and has the same configuration",
+            ),
         }
     }
 }

@@ -119,6 +119,7 @@ mod tests {
             Cause::AlreadyRejected => Cause::AlreadyRejected,
             Cause::NoLifetime => Cause::NoLifetime,
             Cause::FailedElsewhere => Cause::FailedElsewhere,
+            Cause::RefusedElsewhere => Cause::RefusedElsewhere,
         });
         causes.extend(kinds.into_iter().map(|kind| Cause::Failed(Failure::new(kind, "…"))));
         for cause in causes {

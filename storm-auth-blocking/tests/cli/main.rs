@@ -180,9 +180,9 @@ fn r37_refused_credentials_end_with_3_and_cost_one_request() {
     let emulator = emulator();
     let shell = Shell::of(&emulator).with("STORM_CLIENT_SECRET", "wrong");
     shell.run(&["get"]).failed(3, &["invalid_client", "the client id and the client secret"]);
-    // The next ones find in the folder that it was in vain.
+    // The next ones find in the folder that it was.
     for _ in 0..3 {
-        shell.run(&["get"]).failed(6, &["asked in vain", "check the credentials"]);
+        shell.run(&["get"]).failed(3, &["refused another process", "check the client id, the client secret"]);
     }
     assert_eq!(emulator.token_requests(), 1);
     shell.run(&["get", "--no-cache", "--json"]).failed_as_json(3, "refused");

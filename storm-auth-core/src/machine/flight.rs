@@ -233,6 +233,15 @@ impl Slot {
         self.held.as_ref().filter(|held| !held.hard.reached(now))
     }
 
+    /// A refused configuration stands, be it one that another process was refused with.
+    pub(super) fn is_refused(&self) -> bool {
+        let trouble = match &self.flight {
+            Flight::BackingOff { trouble, .. } => trouble,
+            _ => return false,
+        };
+        matches!(trouble, Trouble::Refused(_) | Trouble::Unavailable(Cause::RefusedElsewhere))
+    }
+
     /// A token came: whatever stood in the way is over.
     fn is_served(&mut self) {
         self.followed_until = None;
@@ -897,7 +906,7 @@ impl Machine {
         slot.refusals = 0;
         slot.refusal = None;
         slot.other_refused = false;
-        if matches!(slot.flight, Flight::BackingOff { trouble: Trouble::Refused(_), .. }) {
+        if slot.is_refused() {
             slot.flight = Flight::Idle;
         }
         self.outputs.event(Event::CredentialsReplaced { key });

@@ -96,7 +96,10 @@ impl Machine {
     /// When it may be looked for a correction next, where there is something to correct and a place to look at.
     fn next_look(&self, key: KeyId, now: Now) -> Option<Mono> {
         let slot = &self.slots[&key];
-        let source = slot.source.as_ref().filter(|_| slot.refusal.is_some() && self.phase == Phase::Open)?;
+        let source = slot
+            .source
+            .as_ref()
+            .filter(|_| (slot.refusal.is_some() || slot.is_refused()) && self.phase == Phase::Open)?;
         let free = source.looked.map_or(now.mono, |looked| looked + LOOKS);
         (!self.looks.are_at(key)).then_some(free)
     }

@@ -247,12 +247,12 @@ impl Machine {
             Asked::Record { first: Some(first) } if reply.lease != Lease::Taken && adopted.is_none() => first,
             _ => reply.lease,
         };
+        // One that rests after no failure was refused.
+        let refused = matches!(lease, Lease::Resting(_)) && self.slots[&key].failures == 0;
         if lease != Lease::Taken {
             if asked == (Asked::Record { first: None })
                 && let Some(other) = self.other_vault(key, &vault)
             {
-                // One that rests after no failure was refused.
-                let refused = matches!(lease, Lease::Resting(_)) && reply.failures == 0;
                 return match refused && self.may_try_other(key) {
                     true => {
                         self.swap_secrets(key, now);
@@ -274,7 +274,8 @@ impl Machine {
             }
             Lease::Resting(rest) => {
                 let until = now.after(rest.min(LONGEST_REST));
-                let trouble = Trouble::Unavailable(Cause::FailedElsewhere);
+                let cause = if refused { Cause::RefusedElsewhere } else { Cause::FailedElsewhere };
+                let trouble = Trouble::Unavailable(cause);
                 self.slot_mut(key).flight = Flight::BackingOff { until, trouble };
                 self.fail_with_trouble(key, now);
             }

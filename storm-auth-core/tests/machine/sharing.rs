@@ -198,8 +198,8 @@ fn r73_a_lease_whose_request_fails_rests_for_as_long_as_its_holder() {
     assert_eq!(cause(error.clone()), Cause::FailedElsewhere);
     assert_eq!(
         error.to_string(),
-        "another process that shares the token store asked in vain; look into that process's log for the reason, and check \
-         the credentials here as well; a call tries again from 2023-11-14T22:13:22Z on"
+        "another process that shares the token store asked in vain; look into that process's log for the reason; a call tries \
+         again from 2023-11-14T22:13:22Z on"
     );
     assert_eq!(other.requests(), 0);
     // Then it is its turn, and its failure is the sixth.
@@ -866,8 +866,23 @@ fn r37_r43_a_secret_that_another_process_was_refused_with_is_not_tried() {
     for under in ["former", "latter", "former"] {
         assert_eq!(reply_under(&mut lab, lease(Lease::Resting(secs(60)))).0, under);
     }
-    assert_eq!(cause(lab.result(waiter).unwrap_err()), Cause::FailedElsewhere);
+    assert_eq!(cause(lab.result(waiter).unwrap_err()), Cause::RefusedElsewhere);
     assert_eq!((lab.requests(), lab.stores.len()), (0, 0));
+}
+
+#[test]
+fn r37_what_another_process_was_refused_with_is_a_refused_configuration_until_the_secret_is_another() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lab.reply(lease(Lease::Resting(secs(60))));
+    let error = lab.result(waiter).unwrap_err();
+    assert!(error.is_configuration() && error.retry_at() == Some(lab.unix(60_000)), "{error}");
+    let Acquire::Failed(again) = lab.acquire(key) else { panic!("it is told from memory") };
+    assert_eq!((again, lab.stores.len(), lab.requests()), (error, 0, 0));
+    lab.machine.set_credentials(key, Credentials::new("shop", "another").unwrap(), lab.now()).unwrap();
+    lab.drain();
+    lab.wait(key);
+    assert_eq!(lab.stores.len(), 1);
 }
 
 #[test]

@@ -300,7 +300,7 @@ fn explain(error: &Error, config: &Config) -> String {
         }
         Some(AcquireError::Configuration { refusal, .. }) => refused(refusal, scope, config),
         Some(AcquireError::Unavailable { cause: Cause::Failed(NoAnswer { kind, .. }), .. }) => unreachable_host(*kind, config),
-        Some(AcquireError::Unavailable { cause: Cause::FailedElsewhere, .. }) => {
+        Some(AcquireError::Unavailable { cause: Cause::FailedElsewhere | Cause::RefusedElsewhere, .. }) => {
             "an earlier run failed, so nothing was asked now; --no-cache asks at once".to_owned()
         }
         _ => return error.to_string(),

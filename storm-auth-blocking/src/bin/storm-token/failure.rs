@@ -49,8 +49,8 @@ impl Kind {
     /// What stands behind an error of the library.
     pub(crate) fn of(error: &Error) -> Self {
         match error.acquire_error() {
-            Some(AcquireError::Configuration { .. }) => Self::Refused,
             Some(AcquireError::RateLimited { .. }) => Self::RateLimited,
+            Some(error) if error.is_configuration() => Self::Refused,
             Some(_) => Self::Unavailable,
             None if error.is_api() => Self::Api,
             None => Self::Configuration,
