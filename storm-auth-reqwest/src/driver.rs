@@ -18,7 +18,7 @@ use std::task::{Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use storm_auth_core::driver::{Board, Cell, PerProcess, Work};
+use storm_auth_core::driver::{Board, Cell, Landing, PerProcess, Work};
 use storm_auth_core::machine::{Acquire, CredentialsRequest, OpId, Timeout, TokenRequest, WaiterId};
 use storm_auth_core::store::{StoreFailure, TokenStore};
 use storm_auth_core::wire::response::ResponseBody;
@@ -414,11 +414,12 @@ struct Flight {
 
 impl Flight {
     fn land(mut self, outcome: Result<http::Response<ResponseBody>, Failure>) {
-        if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
-            let status = outcome.as_ref().ok().map(http::Response::status);
-            let landing = driver.with_board(|board, now| board.report(op, outcome, now));
-            self.span.land(landing, status);
-        }
+        let status = outcome.as_ref().ok().map(http::Response::status);
+        let landing = match (self.op.take(), self.driver.upgrade()) {
+            (Some(op), Some(driver)) => driver.with_board(|board, now| board.report(op, outcome, now)),
+            _ => Landing::Late, // the last handle has gone meanwhile
+        };
+        self.span.land(landing, status);
     }
 }
 

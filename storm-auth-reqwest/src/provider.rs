@@ -173,6 +173,13 @@ impl TokenProvider {
 
     /// How many calls were served from memory, by all providers of this limiter group. It is exact while none is under way. What else
     /// there is to count of calls is among the [metrics](crate::core::driver::Metric).
+    ///
+    /// ```no_run
+    /// # fn scrape(tokens: &storm_auth_reqwest::TokenProvider) {
+    /// tokens.status(); // tells the recorder what it has not been told yet
+    /// println!("{} calls were served from memory", tokens.served());
+    /// # }
+    /// ```
     #[cfg(feature = "metrics")]
     pub fn served(&self) -> u64 {
         self.driver.meter().total()

@@ -23,7 +23,7 @@ use tracing::{
     span::{Attributes, Id, Record},
 };
 
-use face::{Adapter, Events, OverReqwest, OverUreq, PATIENCE, Setup, until};
+use face::{Adapter, Events, OverReqwest, OverUreq, PATIENCE, Setup, block_on, settings, until};
 
 #[test]
 fn each_token_request_has_a_span_over_reqwest() {
@@ -33,6 +33,20 @@ fn each_token_request_has_a_span_over_reqwest() {
 #[test]
 fn each_token_request_has_a_span_over_ureq() {
     each_token_request_has_a_span_with_what_came_of_it::<OverUreq>();
+}
+
+#[test]
+fn a_token_request_on_a_runtime_of_the_callers_has_a_span_over_reqwest() {
+    let emulator = Emulator::start();
+    let (ears, ()) = Ears::hear(|| {
+        let runtime = block_on(async { tokio::runtime::Handle::current() });
+        let builder = storm_auth_reqwest::Builder::from(settings(&emulator)).flights_on(runtime);
+        block_on(builder.build_tokens().unwrap().token()).unwrap();
+    });
+    assert_eq!(
+        ears.spans(),
+        [fields(&[("key", "0"), ("op", "0"), ("reason", "first"), ("outcome", "granted"), ("status", "200")])]
+    );
 }
 
 #[test]
