@@ -61,8 +61,9 @@ impl From<Settings> for Builder {
 impl Builder {
     storm_auth_core::forward_settings!();
 
-    /// The settings of a configuration file, in whatever format it was read from; reads the file that it names for the client secret.
-    /// [`config_file`](storm_auth_core::config_file) says which keys there are.
+    /// The settings of a configuration file, in whatever format it was read from; reads the file that it names for the client secret,
+    /// and reads it again as [`credentials_file`](Self::credentials_file) says. [`config_file`](storm_auth_core::config_file) tells which keys
+    /// there are.
     ///
     /// ```
     /// use storm_auth_blocking::{Builder, FileSettings};
@@ -87,7 +88,7 @@ impl Builder {
     /// The first key that is missing or malformed, with what to write.
     #[cfg(feature = "serde")]
     pub fn from_config(config: &storm_auth_core::FileSettings) -> Result<Self, ConfigError> {
-        Ok(config.settings(crate::env::read)?.into())
+        crate::env::configured(config, |_| None)
     }
 
     /// Shares the limiter group of another provider, its budget, its gate and its store: for a second tenant behind the same address,

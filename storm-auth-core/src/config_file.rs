@@ -12,6 +12,7 @@
 //! | `scope` | the scope, in place of the environment's |
 //! | `client_id` | the client id |
 //! | `client_secret_file` | the path of a file that holds the secret; a secret in the configuration file itself is refused |
+//! | `client_secret_next_file` | the same for a [second secret](Credentials::with_next), while one takes the other's place; an empty file names none |
 //! | `application_id` | the application id, a number |
 //! | `application_header` | the header that carries it, `ApplicationId` unless it is set |
 //! | `egress` | a label of the address that token requests leave by |
@@ -20,7 +21,7 @@
 //! | `danger_allow_http` | a host, or a list of hosts, that plain http is taken for |
 //!
 //! One variable takes the place of one key, where [variables count](FileSettings::under_variables); `STORM_CLIENT_SECRET` and
-//! `STORM_CLIENT_SECRET_FILE` both take that of `client_secret_file`.
+//! `STORM_CLIENT_SECRET_FILE` both take that of `client_secret_file`, and so do those of the second secret.
 
 use core::cell::Cell;
 use core::fmt;
@@ -74,6 +75,7 @@ pub struct FileSettings {
     scope: Option<Given>,
     client_id: Option<Given>,
     client_secret_file: Option<Given>,
+    client_secret_next_file: Option<Given>,
     /// Where people put it first. It is refused with the way to do it, and not kept.
     client_secret: Option<IgnoredAny>,
     application_id: Option<Given>,
@@ -314,7 +316,7 @@ impl Draft {
             (None, None) => return None,
         };
         let result = result.map_err(|fault| match source {
-            Source::Key(key) => fault.under(key),
+            Source::Key(key) if fault.field() == field => fault.under(key),
             _ => fault,
         });
         let (value, fault) = match result {
@@ -404,6 +406,16 @@ impl Draft {
                 return;
             }
         };
+        let key = "client_secret_next_file";
+        let given = config
+            .client_secret_next_file
+            .as_ref()
+            .map(|given| (Source::Key(key), given.text(Field::NextSecretFile, key)));
+        let at = |path: &str| Ok(config.folder.join(path).into_os_string());
+        let next = match filled("STORM_CLIENT_SECRET_NEXT").or_else(|| filled("STORM_CLIENT_SECRET_NEXT_FILE")) {
+            Some(_) => None,
+            None => self.note(Field::NextSecretFile, given, at, None),
+        };
         let read = |path: Option<OsString>| {
             // The secret is looked at whether the id is right or not.
             let id = id.clone().unwrap_or_else(|| ANY.to_owned());
@@ -411,9 +423,13 @@ impl Draft {
                 "STORM_CLIENT_ID" => Some(id.clone().into()),
                 "STORM_CLIENT_SECRET" => secret.take(),
                 "STORM_CLIENT_SECRET_FILE" => path.clone(),
-                next => filled(next),
+                "STORM_CLIENT_SECRET_NEXT_FILE" if next.is_some() => next.clone(),
+                other => filled(other),
             };
-            Credentials::from_variables(read, &file)
+            Credentials::from_variables(read, &file).map_err(|fault| match fault.field() {
+                Field::NextSecretFile if next.is_some() => fault.under(key),
+                _ => fault,
+            })
         };
         if let Some(credentials) = self.note(field, Some((source, path)), read, None)
             && id.is_some()

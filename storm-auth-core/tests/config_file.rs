@@ -16,6 +16,7 @@ api_url = ["http://emulator:8080/base", "https://files.acme.example"]
 scope = "stage other"
 client_id = "shop"
 client_secret_file = "secret"
+client_secret_next_file = "next"
 application_id = 1042
 application_header = "application-id"
 egress = "frankfurt"
@@ -35,6 +36,7 @@ fn parse(text: &str) -> FileSettings {
 fn file(path: OsString) -> io::Result<Vec<u8>> {
     match path.to_str() {
         Some("missing") => Err(io::ErrorKind::NotFound.into()),
+        Some("next") => Ok(b"Successor".to_vec()),
         _ => Ok(b"S3cret\r\n".to_vec()),
     }
 }
@@ -50,6 +52,7 @@ fn every_key_counts() {
     assert_eq!(config.key.scope().as_str(), Some("stage other"));
     assert_eq!(config.key.credentials().client_id(), "shop");
     assert_eq!(config.key.credentials().secret().expose(), "S3cret");
+    assert_eq!(config.key.credentials().next_secret().map(|secret| secret.expose()), Some("Successor"));
     assert_eq!(config.policy.budget, Budget::per_minute(60, 10));
     assert_eq!(config.policy.caller_deadline, Duration::from_millis(2_500));
     assert_eq!(config.policy.egress, "frankfurt");
@@ -208,11 +211,12 @@ fn a_variable_takes_the_place_of_its_key_and_of_no_other() {
             "STORM_SCOPE" => "lab",
             "STORM_CLIENT_ID" => "erp",
             "STORM_CLIENT_SECRET" => "0ther",
+            "STORM_CLIENT_SECRET_NEXT" => "an0ther",
             "STORM_APPLICATION_ID" => "7",
             _ => return None,
         }))
     };
-    let draft = parse(WHOLE).under_variables(variable, |_| panic!("the variable holds the secret"));
+    let draft = parse(WHOLE).under_variables(variable, |_| panic!("the variables hold the secrets"));
     let from = |field| draft.found().iter().find(|found| found.field == field).unwrap().source;
     assert_eq!(from(Field::TokenUrl), Source::Variable("STORM_TOKEN_URL"));
     assert_eq!(from(Field::ClientSecret), Source::Variable("STORM_CLIENT_SECRET"));
@@ -222,6 +226,7 @@ fn a_variable_takes_the_place_of_its_key_and_of_no_other() {
     assert_eq!(config.key.scope().as_str(), Some("lab"));
     assert_eq!(config.key.credentials().client_id(), "erp");
     assert_eq!(config.key.credentials().secret().expose(), "0ther");
+    assert_eq!(config.key.credentials().next_secret().map(|secret| secret.expose()), Some("an0ther"));
     let api = config.api.unwrap();
     assert_eq!(api.target("a").unwrap(), "https://api.example/a");
     assert!(!api.allows(&"https://files.acme.example/a".parse().unwrap()), "the list is one value");

@@ -33,7 +33,7 @@ pub fn builder() -> Result<Builder, ConfigError> {
 }
 
 /// Reads the settings of a configuration file under the same variables: each that is set takes the place of its key, and none has
-/// to be.
+/// to be. Credentials that are in a file are read again as [`Builder::credentials_file`] says.
 ///
 /// ```no_run
 /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -46,7 +46,24 @@ pub fn builder() -> Result<Builder, ConfigError> {
 /// The first variable or key that is missing or malformed, with what to set.
 #[cfg(feature = "serde")]
 pub fn builder_over(config: &storm_auth_core::FileSettings) -> Result<Builder, ConfigError> {
-    Ok(draft_over(config).finish()?.into())
+    configured(config, |name| std::env::var_os(name))
+}
+
+/// A builder from a configuration file under these variables. Credentials that are in a file are read again.
+#[cfg(feature = "serde")]
+pub(crate) fn configured(
+    config: &storm_auth_core::FileSettings,
+    variable: fn(&str) -> Option<std::ffi::OsString>,
+) -> Result<Builder, ConfigError> {
+    let in_a_file = std::cell::Cell::new(false);
+    let read_and_note = |path| {
+        in_a_file.set(true);
+        read(path)
+    };
+    let builder = Builder::from(config.under_variables(variable, read_and_note).finish()?);
+    let config = config.clone();
+    let again = move || Ok(config.under_variables(variable, read).finish()?.check()?.key.credentials().clone());
+    Ok(if in_a_file.get() { builder.blocking_source(again) } else { builder })
 }
 
 /// As [`builder_over`], with each setting as it was found: for a program that tells its user all that is wrong.

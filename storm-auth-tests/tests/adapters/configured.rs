@@ -7,7 +7,11 @@ use storm_auth_tests::emulator::{Emulator, Endpoint};
 
 use crate::face::{Adapter, get};
 
-both!(r3_a_configuration_file_is_enough_for_a_call, r3_a_wrong_key_and_a_secret_that_cannot_be_read_are_named,);
+both!(
+    r3_a_configuration_file_is_enough_for_a_call,
+    r3_a_wrong_key_and_a_secret_that_cannot_be_read_are_named,
+    r43_the_secrets_file_that_a_configuration_file_names_is_read_again,
+);
 
 /// A folder with the file of a secret in it.
 struct Folder(PathBuf);
@@ -49,6 +53,22 @@ fn r3_a_configuration_file_is_enough_for_a_call<A: Adapter>() {
         assert_eq!(A::call(&client.unwrap(), get("/a")).unwrap().status, 200);
     }
     assert_eq!(emulator.recorded(Endpoint::Api).pop().unwrap().headers["application-id"], "7");
+}
+
+fn r43_the_secrets_file_that_a_configuration_file_names_is_read_again<A: Adapter>() {
+    let emulator = Emulator::start();
+    let folder = Folder::of::<A>("rotated", emulator.client_secret().as_bytes());
+    let config = folder.config(&emulator, "application_id = 7");
+    let clients = [A::configured(&config), A::configured_under_variables(&config)].map(Result::unwrap);
+    for client in &clients {
+        assert_eq!(A::call(client, get("/a")).unwrap().status, 200);
+    }
+    emulator.rotate_secret(emulator.client_id(), "Successor");
+    fs::write(folder.0.join("secret"), "Successor\n").unwrap();
+    emulator.revoke_all();
+    for client in &clients {
+        assert_eq!(A::call(client, get("/a")).unwrap().status, 200);
+    }
 }
 
 fn r3_a_wrong_key_and_a_secret_that_cannot_be_read_are_named<A: Adapter>() {
