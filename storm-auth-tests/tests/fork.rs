@@ -20,15 +20,19 @@ use std::{
     net::{TcpListener, TcpStream},
     panic::{AssertUnwindSafe, catch_unwind},
     process::Command,
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
 
-use face::{Adapter, OverReqwest, OverUreq, PATIENCE, Setup, get, pass, until};
+use face::{Adapter, Events, OverReqwest, OverUreq, PATIENCE, Setup, get, pass, until};
 use http::StatusCode;
 use peers::{answer, granting, hear};
-use storm_auth_core::{AcquireError, Credentials, Scope, Settings, machine::Activity};
+use storm_auth_core::{AcquireError, Credentials, Event, Scope, Settings, machine::Activity};
 
 /// The scenes that a process plays, by the name of their adapter.
 const SCENE: &str = "STORM_AUTH_FORK_SCENE";
@@ -76,6 +80,7 @@ fn play<A: Adapter>() {
     a_child_that_closes_and_drops_what_it_got::<A>();
     a_key_that_the_parent_keeps_warm::<A>();
     a_gate_that_the_parent_felt::<A>();
+    a_source_that_the_parent_is_at::<A>();
     a_connection_to_the_api_that_the_parent_keeps::<A>();
     a_child_of_a_child::<A>();
 }
@@ -279,6 +284,33 @@ fn a_gate_that_the_parent_felt<A: Adapter>() {
         assert!(error.is_rate_limited && error.retry_at.is_some(), "{error:?}");
         assert_eq!(requests::<A>(&tokens), 0);
     });
+}
+
+/// Whoever the parent has sent to look for credentials comes back to the parent; the child sends somebody of its own.
+fn a_source_that_the_parent_is_at<A: Adapter>() {
+    let endpoint = Endpoint::new();
+    let (asked, released) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+    let (count, go_on, parent) = (asked.clone(), released.clone(), std::process::id());
+    let source = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        until("the end of the scene", || std::process::id() != parent || go_on.load(Ordering::Relaxed));
+        Err("nothing is there".to_owned())
+    };
+    let events = Events::default();
+    let tokens = Setup::<A>::new(endpoint.settings()).events(&events).source(source).tokens();
+    endpoint.serve(&["held"], || token::<A>(&tokens));
+    until("somebody is there", || asked.load(Ordering::Relaxed) == 1);
+    let failures =
+        |events: &Events| events.seen().iter().filter(|event| matches!(event, Event::CredentialsFailed { .. })).count();
+    in_a_child(|| {
+        A::invalidate(&tokens, A::token(&tokens).unwrap().id());
+        assert_eq!(endpoint.serve(&["child"], || token::<A>(&tokens)), "child");
+        until("its own has come back", || failures(&events) == 1);
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+    });
+    assert_eq!(failures(&events), 0);
+    released.store(true, Ordering::Relaxed);
+    until("the parent's has come back", || failures(&events) == 1);
 }
 
 fn a_connection_to_the_api_that_the_parent_keeps<A: Adapter>() {
