@@ -115,7 +115,7 @@
 //! | `json` | yes | `StormRequest::send_json`, and ureq's `read_json` |
 //! | `gzip` | no | API answers may be compressed |
 //! | `tracing` | yes | events and spans go to `tracing`, target `storm_auth` |
-//! | `metrics` | no | what is measured goes to the `metrics` facade; a cached call is counted then, with some instructions more |
+//! | `metrics` | no | what is measured goes to the `metrics` facade; a cached call is counted then, with some ten instructions more |
 //! | `middleware` | no | `StormMiddleware`, for an agent of your own: requests to the configured API origins get the header, from the tokens of the [`StormClient`] that made it |
 //! | `serde` | no | settings from a configuration file in any format of serde's (`Builder::from_config`, `env::builder_over`) |
 //! | `cli` | no | the program `storm-token`; adds nothing here |

@@ -109,7 +109,7 @@
 //! | `json` | yes | [`StormRequest::json`], and reqwest's `json()` of an answer |
 //! | `query` | yes | [`StormRequest::query`] |
 //! | `tracing` | yes | events and spans go to `tracing`, target `storm_auth` |
-//! | `metrics` | no | what is measured goes to the `metrics` facade; a cached call is counted then, with some instructions more |
+//! | `metrics` | no | what is measured goes to the `metrics` facade; a cached call is counted then, with some ten instructions more |
 //! | `reqwest-middleware` | no | `StormMiddleware`, for a chain over reqwest |
 //! | `tower` | no | the module of that name: a layer for hyper, tonic, and what axum forwards to |
 //! | `serde` | no | settings from a configuration file in any format of serde's (`Builder::from_config`, `env::builder_over`) |
