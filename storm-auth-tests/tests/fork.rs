@@ -17,7 +17,9 @@ mod face;
 mod peers;
 
 use std::{
+    io::ErrorKind,
     net::{TcpListener, TcpStream},
+    os::fd::AsRawFd,
     panic::{AssertUnwindSafe, catch_unwind},
     process::Command,
     sync::{
@@ -317,15 +319,23 @@ fn a_connection_to_the_api_that_the_parent_keeps<A: Adapter>() {
     let endpoint = Endpoint::new();
     let storm = Setup::<A>::new(endpoint.settings()).client();
     endpoint.serve(&["held"], || token::<A>(&A::tokens(&storm)));
-    // A connection that stays, and answers each request with what its turn is.
-    let keep = |calls: usize| {
+    // Answers so many requests with the process that does, over connections that stay. As a rule it is one, but a client may open another
+    // while its last one is on its way back to the pool.
+    let keep = |calls: usize, mut streams: Vec<TcpStream>| {
         let listener = endpoint.0.try_clone().unwrap();
         thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
             for _ in 0..calls {
-                assert!(!hear(&mut stream).is_empty());
-                answer(&mut stream, "200 OK", "", &std::process::id().to_string());
+                loop {
+                    let ready = readable(&listener, &streams);
+                    if ready < streams.len() {
+                        assert!(!hear(&mut streams[ready]).is_empty());
+                        answer(&mut streams[ready], "200 OK", "", &std::process::id().to_string());
+                        break;
+                    }
+                    streams.push(listener.accept().unwrap().0);
+                }
             }
+            streams
         })
     };
     let call = |storm: &A::Client| {
@@ -336,20 +346,36 @@ fn a_connection_to_the_api_that_the_parent_keeps<A: Adapter>() {
             assert_eq!(String::from_utf8(answer.body).unwrap(), std::process::id().to_string());
         }
     };
-    let serving = keep(6);
+    let serving = keep(2, Vec::new());
     call(&storm);
+    let kept = serving.join().unwrap();
     in_a_child(|| {
-        // Not over the parent's connection: its thread would answer.
-        let serving = keep(4);
+        // Not over the parent's connection: nobody would answer there.
+        let serving = keep(4, Vec::new());
         call(&storm);
-        // A connection of its own is kept.
         call(&storm);
         serving.join().unwrap();
     });
     // The parent's was neither used nor closed.
+    for stream in &kept {
+        stream.set_nonblocking(true).unwrap();
+        assert_eq!(stream.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        stream.set_nonblocking(false).unwrap();
+    }
+    let serving = keep(4, kept);
     call(&storm);
     call(&storm);
     serving.join().unwrap();
+}
+
+/// Waits for a stream that can be read, and returns which one; for another connection, their count.
+fn readable(listener: &TcpListener, streams: &[TcpStream]) -> usize {
+    let descriptors = streams.iter().map(AsRawFd::as_raw_fd).chain([listener.as_raw_fd()]);
+    let mut polled: Vec<_> = descriptors.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    // SAFETY: the list outlives the call, and its length is the one that is said.
+    let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) };
+    assert!(ready > 0, "{}", std::io::Error::last_os_error());
+    polled.iter().position(|polled| polled.revents != 0).unwrap()
 }
 
 /// `flights_on`, which only one adapter has.
