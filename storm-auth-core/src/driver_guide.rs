@@ -79,9 +79,13 @@
 //!     was fetched is to be published, and a lease given back. Before the last handle goes, perform those that are queued. While a
 //!     request is `leased`, somebody sleeps as in 7, or the lease lapses.
 //!     A store is checked by `storm_auth_tests::store_conformance`.
-//! 17. **After a fork call [`start_anew`](crate::Machine::start_anew) in the child, before anything else,** and use no connection, timer,
+//! 17. **Look where credentials come from when the machine [asks for it](crate::machine::Action::Credentials), beside everything else,** and
+//!     [report](crate::Machine::handle_credentials) what was found, a panic and a thread that could not be had too; only keys that were
+//!     [announced](crate::Machine::renew_credentials) ask. On a thread that may block, or as a task of its own: nothing waits for it, so
+//!     requests go out before it is done. One that is not reported within ten minutes is given up, and another one asked for.
+//! 18. **After a fork call [`start_anew`](crate::Machine::start_anew) in the child, before anything else,** and use no connection, timer,
 //!     waiter or thread of the parent's. Two processes that go on with one request are both told of one answer.
-//! 18. **Report the [events](crate::machine::Output::Event)** by their [severity](crate::Event::severity), outside of the lock: a logger is
+//! 19. **Report the [events](crate::machine::Output::Event)** by their [severity](crate::Event::severity), outside of the lock: a logger is
 //!     somebody else's code. They may be dropped, but then nobody learns why tokens are late.
 //!
 //! # What never to do

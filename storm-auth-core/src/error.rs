@@ -368,7 +368,7 @@ impl FailureKind {
 
 impl Cause {
     /// The word for it in logs: a [failure's](FailureKind::name), or `unusable_answer`, `expired_on_arrival`, `already_rejected`,
-    /// `no_lifetime`, `failed_elsewhere`.
+    /// `no_lifetime`, `failed_elsewhere`, `refused_elsewhere`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Failed(failure) => failure.kind.name(),

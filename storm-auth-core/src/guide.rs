@@ -95,7 +95,9 @@ mod tests {
             Field::HttpHosts => Field::HttpHosts,
         });
         fields.iter().for_each(is_listed);
-        for error in [ConfigError::missing(Field::ApiUrl), ConfigError::malformed(Field::Header)] {
+        let errors =
+            [ConfigError::missing(Field::ApiUrl), ConfigError::malformed(Field::Header), ConfigError::without_origin()];
+        for error in errors {
             let text = error.to_string();
             let (_, problem) = text.split_once(": ").expect("it names the setting first");
             is_listed(&problem);

@@ -142,6 +142,7 @@
 //!
 //! | feature | default | |
 //! |---|---|---|
+//! | `serde` | no | the module `config_file`: settings from a configuration file, in any format of serde's |
 //! | `driver` | no | the module `driver`: what a driver of several threads needs beside the machine, a lock-free cell and a board of waiters |
 //!
 //! # Platforms

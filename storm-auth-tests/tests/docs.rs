@@ -162,6 +162,8 @@ fn the_other_numbers_are_those_on_the_page_of_defaults() {
             "PROBES: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)]",
             "after 60 s, then every 300 s",
         ),
+        ("core/src/machine/renewal.rs", "LOOKS: Duration = Duration::from_secs(10)", "every 10 s while a refused"),
+        ("core/src/machine/renewal.rs", "PATIENCE: Duration = Duration::from_secs(600)", "given up after 600 s"),
         (
             "core/src/machine/backoff.rs",
             "FIRST_STORE_PAUSE: Duration = Duration::from_secs(1)",

@@ -16,6 +16,8 @@ use crate::wire::response::clear_text;
 
 /// How often it is looked there while a refused configuration stands.
 const LOOKS: Duration = Duration::from_secs(10);
+/// One that is not back after so long hangs, and another is made when it is wanted. Long, since its thread may stay.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is known of the place where a key's credentials come from.
 #[derive(Clone, Default, Debug)]
@@ -37,9 +39,9 @@ impl Source {
     }
 }
 
-/// The looks that are under way: one per key at the most.
+/// The looks that are under way, one per key at the most, and when each is given up.
 #[derive(Clone, Default, Debug)]
-pub(super) struct Looks(BTreeMap<OpId, KeyId>);
+pub(super) struct Looks(BTreeMap<OpId, (KeyId, Mono)>);
 
 impl Looks {
     #[cfg(feature = "driver")]
@@ -47,8 +49,10 @@ impl Looks {
         self.0.contains_key(&op)
     }
 
-    fn are_at(&self, key: KeyId) -> bool {
-        self.0.values().any(|looked_at| *looked_at == key)
+    /// When the one for this key is given up; a point in the past where there is none.
+    fn given_up_at(&self, key: KeyId) -> Mono {
+        let of_key = self.0.values().find(|(looked_at, _)| *looked_at == key);
+        of_key.map_or(Mono::default(), |(_, given_up_at)| *given_up_at)
     }
 
     /// This is another process now: what is under way is its parent's.
@@ -58,7 +62,7 @@ impl Looks {
 
     /// The key is gone: takes out the one that is under way for it.
     pub(super) fn forget(&mut self, key: KeyId) -> Option<OpId> {
-        let op = self.0.iter().find(|(_, looked_at)| **looked_at == key).map(|(op, _)| *op)?;
+        let op = self.0.iter().find(|(_, (looked_at, _))| *looked_at == key).map(|(op, _)| *op)?;
         self.0.remove(&op);
         Some(op)
     }
@@ -75,13 +79,14 @@ impl Machine {
 
     /// Has somebody look where the key's credentials come from, if there is such a place and nobody is there.
     pub(super) fn look_for_credentials(&mut self, key: KeyId, now: Now) {
-        if self.phase == Phase::ShutDown || self.looks.are_at(key) {
+        if self.phase == Phase::ShutDown || self.looks.given_up_at(key) > now.mono {
             return;
         }
         let Some(source) = &mut self.slot_mut(key).source else { return };
         source.looked = Some(now.mono);
+        self.looks.forget(key);
         let op = self.next_op();
-        self.looks.0.insert(op, key);
+        self.looks.0.insert(op, (key, now.mono + PATIENCE));
         self.outputs.push(Output::Perform(Action::Credentials(CredentialsRequest { op, key })));
     }
 
@@ -101,7 +106,7 @@ impl Machine {
             .as_ref()
             .filter(|_| (slot.refusal.is_some() || slot.is_refused()) && self.phase == Phase::Open)?;
         let free = source.looked.map_or(now.mono, |looked| looked + LOOKS);
-        (!self.looks.are_at(key)).then_some(free)
+        Some(free.max(self.looks.given_up_at(key)))
     }
 
     /// After every transition: a warm key may have another next look.
@@ -119,7 +124,7 @@ impl Machine {
 
     /// What was found there. Credentials that are known change nothing.
     pub(super) fn credentials_found(&mut self, op: OpId, found: Result<Credentials, CredentialsFailure>, now: Now) {
-        let Some(key) = self.looks.0.remove(&op) else {
+        let Some((key, _)) = self.looks.0.remove(&op) else {
             self.outputs.event(Event::LateReport { op });
             return;
         };

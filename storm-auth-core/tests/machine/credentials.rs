@@ -433,6 +433,23 @@ fn r43_it_is_looked_where_the_credentials_come_from_before_each_request() {
 }
 
 #[test]
+fn r43_a_look_that_hangs_is_given_up_after_ten_minutes() {
+    let (mut lab, key) = renewable();
+    lab.fetch(key, "first", 500);
+    let hangs = lab.looks.pop_front().unwrap();
+    for (at, looks) in [(375_000, 0), (750_000, 1)] {
+        lab.advance_to(at);
+        lab.token(key);
+        assert_eq!(lab.looks.len(), looks, "{at}");
+        lab.answer(granted(&at.to_string(), 500));
+    }
+    let now = lab.now();
+    lab.machine.handle_credentials(hangs.op, Ok(Credentials::new("shop", "from long ago").unwrap()), now);
+    lab.drain();
+    assert!(lab.events.contains(&Event::LateReport { op: hangs.op }));
+}
+
+#[test]
 fn r43_a_secret_that_was_changed_where_it_comes_from_costs_one_request() {
     let (mut lab, key) = renewable();
     lab.fetch(key, "first", 600);

@@ -346,11 +346,19 @@ struct Place {
     visitor: bool,
 }
 
+impl Place {
+    /// Since when the place is free: somebody who stays for ten minutes does not come back.
+    fn free(self) -> Option<u64> {
+        self.visited.filter(|_| self.visitor).map(|at| at + 600 * SECOND)
+    }
+}
+
 impl Key {
     /// When it is worth going to the place again: every ten seconds while a configuration is refused.
     fn next_visit(&self, now: Time) -> Option<u64> {
-        let place = self.place.filter(|place| !place.visitor && self.refused)?;
-        Some(place.visited.map_or(now.mono, |at| at + 10 * SECOND))
+        let place = self.place.filter(|_| self.refused)?;
+        let next = place.visited.map_or(now.mono, |at| at + 10 * SECOND);
+        Some(next.max(place.free().unwrap_or(0)))
     }
 
     fn valid(&self, now: Time) -> Option<&Token> {
@@ -1294,7 +1302,7 @@ impl Model {
 
     /// Somebody is sent to where the secrets lie, unless one is there yet.
     fn visit(&mut self, id: u64, now: Time) {
-        if let Some(place) = self.key(id).place.as_mut().filter(|place| !place.visitor) {
+        if let Some(place) = self.key(id).place.as_mut().filter(|place| place.free().is_none_or(|at| at <= now.mono)) {
             *place = Place { visited: Some(now.mono), visitor: true };
             self.visits.push(id);
         }
