@@ -140,9 +140,8 @@ impl Builder {
     /// needed too: they are used until it has answered.
     ///
     /// It runs on a short-lived thread of its own, which nothing waits for and which ends with it: give it a timeout. There is one at a
-    /// time, unless one hangs for ten minutes. Where it fails or
-    /// panics, or answers another client id, an event says so and the known credentials stay in use. It belongs to the builder's
-    /// own client and scope: what is derived from the provider has none.
+    /// time, unless one hangs for ten minutes. Where it fails or panics, or answers another client id, an event says so and the known
+    /// credentials stay in use. It belongs to the builder's own client and scope: what is derived from the provider has none.
     ///
     /// ```no_run
     /// # use storm_auth_blocking::{Environment, StormClient, env};
