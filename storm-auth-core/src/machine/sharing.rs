@@ -364,7 +364,7 @@ impl Machine {
             }
         };
         self.counters.store_hits += 1;
-        let credentials = &self.slots[&key].key.credentials();
+        let credentials = self.slots[&key].key.credentials();
         if !vault.is_of(credentials.secret()) && credentials.next_secret().is_some_and(|secret| vault.is_of(secret)) {
             self.swap_secrets(key, now);
         }

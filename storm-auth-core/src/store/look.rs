@@ -13,9 +13,9 @@ pub struct Seen {
     pub key: KeyStatus,
     /// Until when the gate is closed; `None` when it is open.
     pub gate_closed_until: Option<Unix>,
-    /// Who has the lease.
+    /// Who has the lease; of two secrets', the one that a process that starts now would go by.
     pub lease: Lease,
-    /// How many requests in a row have failed.
+    /// How many requests in a row have failed, as stands beside that lease.
     pub failures: u32,
     /// What is wrong with the record that is there.
     pub fault: Option<RecordFault>,
@@ -54,25 +54,37 @@ impl Seen {
         machine.share();
         let key = machine.add_key(config.key.clone(), now);
         let _ = machine.acquire(key, None, now);
-        let (mut reply, mut fault) = (StoreReply::default(), None);
+        // Two secrets have a record each. What stands beside the first counts, but where the machine goes by the other.
+        let (mut last, mut counts, mut fault) = (StoreReply::default(), None, None);
         while let Some(output) = machine.poll_output() {
             match output {
                 Output::Perform(Action::Store(request)) if matches!(request.store_op.command, StoreCommand::Read) => {
                     let result = store.perform(&request.store_op)?;
-                    reply = result.clone();
+                    last = StoreReply { record: None, ..result.clone() };
+                    if counts.is_none() || last.lease == Lease::Taken {
+                        counts = Some(last.clone());
+                    }
                     machine.handle_store(request.op, Ok(result), now);
                 }
                 Output::Event(Event::RecordIgnored { fault: found, .. }) => fault = Some(found),
+                Output::Event(Event::SecretSwapped { .. }) => counts = None,
+                Output::Event(Event::Adopted { .. }) => counts = Some(last.clone()),
                 Output::Perform(_) | Output::Resolve(..) | Output::Event(_) => {}
             }
         }
         let status = machine.status(now);
+        let StoreReply { lease, failures, .. } = counts.unwrap_or_default();
         Ok(Self {
             key: machine.key_status(key, now).expect("the key was added"),
             gate_closed_until: status.gate_closed_until,
-            lease: reply.lease,
-            failures: reply.failures,
+            lease,
+            failures,
             fault,
         })
+    }
+
+    /// Whether the lease rests because the endpoint refused the configuration, and not after a request that failed.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.lease, Lease::Resting(_)) && self.failures == 0
     }
 }

@@ -909,6 +909,47 @@ fn r43_r72_whoever_fetches_a_token_with_the_other_secret_is_followed() {
     assert_eq!(lab.requests(), 0);
 }
 
+/// A store that answers reads alone, of each secret's place by itself.
+#[derive(Debug)]
+struct ReadOnlyOfTwo {
+    former: StoreReply,
+    latter: StoreReply,
+}
+
+impl TokenStore for ReadOnlyOfTwo {
+    fn perform(&self, op: &StoreOp) -> Result<StoreReply, StoreFailure> {
+        let of = |secret| StoreOp::for_key(&harness::key("shop", secret), "", StoreCommand::Read).record;
+        assert!(
+            matches!(op.command, StoreCommand::Read) && [of("former"), of("latter")].contains(&op.record),
+            "{op:?}"
+        );
+        Ok(if op.record == of("former") { self.former.clone() } else { self.latter.clone() })
+    }
+}
+
+#[test]
+fn r43_r72_who_only_looks_sees_the_record_that_a_call_would_go_by() {
+    let (lab, key) = with_two(1, "former", "latter");
+    let config = Config { key: lab.machine.key(key).unwrap().clone(), api: None, policy: Policy::default() };
+    let resting = |failures| StoreReply { failures, ..lease(Lease::Resting(secs(60))) };
+    let look = |former, latter| {
+        let seen = Seen::in_store(&config, &ReadOnlyOfTwo { former, latter }, lab.now()).unwrap();
+        (seen.lease, seen.failures, seen.is_refused(), seen.key.token_until.is_some())
+    };
+    // An outage that others met with the first, and nothing of the second.
+    assert_eq!(look(resting(2), nothing()), (Lease::Resting(secs(60)), 2, false, false));
+    // What rests under the second is no matter where the first is used.
+    assert_eq!(look(nothing(), resting(2)), (Lease::Free, 0, false, false));
+    // Whoever fetches a token with the second is followed.
+    assert_eq!(look(resting(2), lease(Lease::Taken)), (Lease::Taken, 0, false, false));
+    // A token under the second is taken, whatever stands beside the first.
+    assert_eq!(look(resting(2), record(&of_holder("latter"))), (Lease::Free, 0, false, true));
+    // The first was refused, and the second goes on; where both were, nobody does.
+    assert_eq!(look(resting(0), nothing()), (Lease::Free, 0, false, false));
+    assert_eq!(look(resting(0), resting(3)), (Lease::Resting(secs(60)), 3, false, false));
+    assert_eq!(look(resting(0), resting(0)), (Lease::Resting(secs(60)), 0, true, false));
+}
+
 /// A store does all that is asked of it.
 fn perform(lab: &mut Lab, store: &MemoryStore) {
     store.set_time(lab.now().unix);
