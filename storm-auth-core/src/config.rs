@@ -7,7 +7,7 @@ use http::HeaderName;
 use zeroize::Zeroizing;
 
 use crate::authorize::Api;
-use crate::credentials::{Credentials, Scope};
+use crate::credentials::{ClientSecret, Credentials, Scope};
 use crate::environment::{ApiUrl, Environment, HttpHosts, TokenUrl, UncheckedUrl};
 use crate::error::{ConfigError, Field};
 use crate::machine::{Budget, Key};
@@ -159,6 +159,27 @@ impl Settings {
         self
     }
 
+    /// Reads an application id as `STORM_APPLICATION_ID` has it: decimal digits, and nothing else.
+    ///
+    /// ```
+    /// use storm_auth_core::Settings;
+    ///
+    /// assert_eq!(Settings::parse_application_id("1042")?, 1042);
+    /// let error = Settings::parse_application_id("+7").unwrap_err();
+    /// assert_eq!(error.problem(), "not a decimal number; give the number alone, like 1042");
+    /// # Ok::<(), storm_auth_core::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// It is anything else, or too large.
+    pub fn parse_application_id(text: &str) -> Result<u64, ConfigError> {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let id = digits.then(|| text.parse().ok()).flatten();
+        id.ok_or_else(|| {
+            ConfigError::new(Field::ApplicationId, "not a decimal number; give the number alone, like 1042")
+        })
+    }
+
     /// The application id that API calls carry. It is no part of the token: many applications share one.
     pub fn application_id(mut self, id: u64) -> Self {
         self.application_id = Some(id);
@@ -223,7 +244,10 @@ impl Settings {
             .scope(Scope::new(text("STORM_SCOPE", Field::Scope)?)?);
         match variable("STORM_APPLICATION_ID") {
             None => Ok(settings),
-            Some(id) => Ok(settings.application_id(application_id(&into_text(Field::ApplicationId, id)?)?)),
+            Some(id) => {
+                let id = Self::parse_application_id(&into_text(Field::ApplicationId, id)?)?;
+                Ok(settings.application_id(id))
+            }
         }
     }
 
@@ -336,18 +360,29 @@ impl Credentials {
                 ));
             }
         };
-        match (filled("STORM_CLIENT_SECRET_NEXT"), filled("STORM_CLIENT_SECRET_NEXT_FILE")) {
-            (None, None) => Ok(credentials),
-            (Some(next), None) => credentials.with_next(into_text(Field::NextSecret, next)?),
-            (None, Some(path)) => match text_of(Field::NextSecretFile, file(path))? {
-                none if none.is_empty() => Ok(credentials),
-                next => credentials.with_next(next.as_str()).map_err(|error| error.about(Field::NextSecretFile)),
-            },
-            (Some(_), Some(_)) => Err(ConfigError::new(
-                Field::NextSecret,
-                "set twice; unset STORM_CLIENT_SECRET_NEXT or STORM_CLIENT_SECRET_NEXT_FILE",
-            )),
-        }
+        Ok(match next_from_variables(filled, file)? {
+            None => credentials,
+            Some(next) => credentials.and(next),
+        })
+    }
+}
+
+/// The second secret, where one of its variables is set and its file is not empty.
+pub(crate) fn next_from_variables(
+    filled: impl Fn(&'static str) -> Option<OsString>,
+    mut file: impl FnMut(OsString) -> std::io::Result<Vec<u8>>,
+) -> Result<Option<ClientSecret>, ConfigError> {
+    match (filled("STORM_CLIENT_SECRET_NEXT"), filled("STORM_CLIENT_SECRET_NEXT_FILE")) {
+        (None, None) => Ok(None),
+        (Some(next), None) => ClientSecret::next(into_text(Field::NextSecret, next)?).map(Some),
+        (None, Some(path)) => match text_of(Field::NextSecretFile, file(path))? {
+            none if none.is_empty() => Ok(None),
+            next => ClientSecret::next(next.as_str()).map(Some).map_err(|error| error.about(Field::NextSecretFile)),
+        },
+        (Some(_), Some(_)) => Err(ConfigError::new(
+            Field::NextSecret,
+            "set twice; unset STORM_CLIENT_SECRET_NEXT or STORM_CLIENT_SECRET_NEXT_FILE",
+        )),
     }
 }
 
@@ -367,10 +402,4 @@ fn text_of(field: Field, file: std::io::Result<Vec<u8>>) -> Result<Zeroizing<Str
 
 pub(crate) fn into_text(field: Field, value: OsString) -> Result<String, ConfigError> {
     value.into_string().map_err(|_| ConfigError::new(field, "not UTF-8; write it as UTF-8"))
-}
-
-pub(crate) fn application_id(text: &str) -> Result<u64, ConfigError> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    (digits.then(|| text.parse().ok()).flatten())
-        .ok_or_else(|| ConfigError::new(Field::ApplicationId, "not a decimal number; give the number alone, like 1042"))
 }

@@ -35,8 +35,8 @@ use http::HeaderName;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::config::{Settings, application_id, into_text};
-use crate::credentials::{Credentials, Scope};
+use crate::config::{Settings, into_text, next_from_variables};
+use crate::credentials::{ClientSecret, Credentials, Scope};
 use crate::environment::{ApiUrl, Environment, HttpHosts, Stage, TokenUrl};
 use crate::error::{ConfigError, Field};
 use crate::machine::Budget;
@@ -141,6 +141,8 @@ pub struct Draft {
     found: Vec<Found>,
     /// The client id, where it is right.
     id: Option<String>,
+    /// The second secret, where there is one and it is right.
+    next: Option<ClientSecret>,
 }
 
 impl FileSettings {
@@ -152,8 +154,35 @@ impl FileSettings {
 
     /// The file of the client secret, if the configuration file names one.
     pub fn secret_file(&self) -> Option<PathBuf> {
-        let path = self.client_secret_file.as_ref()?.text(Field::ClientSecretFile, "client_secret_file").ok()?;
-        Some(self.folder.join(path))
+        self.path(&self.client_secret_file, &FIRST)?.ok()
+    }
+
+    /// The file of the second secret, if the configuration file names one.
+    pub fn next_secret_file(&self) -> Option<PathBuf> {
+        self.path(&self.client_secret_next_file, &NEXT)?.ok()
+    }
+
+    fn path(&self, given: &Option<Given>, names: &SecretNames) -> Option<Result<PathBuf, ConfigError>> {
+        let given = given.as_ref()?.text(names.file_field, names.key);
+        Some(given.map(|path| self.folder.join(path)))
+    }
+
+    fn find(
+        &self,
+        given: &Option<Given>,
+        names: &SecretNames,
+        filled: impl Fn(&str) -> Option<OsString>,
+    ) -> Option<FoundSecret> {
+        let at = |text, path| At { text: Cell::new(text), path };
+        let (field, source, at) = match (filled(names.text), filled(names.file)) {
+            (Some(text), path) => (names.field, Source::Variable(names.text), Ok(at(Some(text), path))),
+            (None, Some(path)) => (names.file_field, Source::Variable(names.file), Ok(at(None, Some(path)))),
+            (None, None) => {
+                let path = self.path(given, names)?;
+                (names.file_field, Source::Key(names.key), path.map(|path| at(None, Some(path.into()))))
+            }
+        };
+        Some(FoundSecret { field, source, at })
     }
 
     /// The file's settings alone. `file` reads the file of the client secret; one line ending at its end is not part of the secret.
@@ -218,7 +247,7 @@ impl FileSettings {
 
         let id = match variable("STORM_APPLICATION_ID") {
             Some(value) => {
-                let id = into_text(Field::ApplicationId, value).and_then(|id| application_id(&id));
+                let id = into_text(Field::ApplicationId, value).and_then(|id| Settings::parse_application_id(&id));
                 Some((Source::Variable("STORM_APPLICATION_ID"), id))
             }
             None => self.application_id.as_ref().map(|given| {
@@ -245,6 +274,7 @@ impl fmt::Debug for FileSettings {
             ("scope", self.scope.is_some()),
             ("client_id", self.client_id.is_some()),
             ("client_secret_file", self.client_secret_file.is_some()),
+            ("client_secret_next_file", self.client_secret_next_file.is_some()),
             ("client_secret", self.client_secret.is_some()),
             ("application_id", self.application_id.is_some()),
             ("application_header", self.application_header.is_some()),
@@ -283,10 +313,8 @@ impl Draft {
         let credentials = Credentials::new(self.id.as_deref().unwrap_or(ANY), secret);
         self.found[at] =
             Found { field: Field::ClientSecret, source: Source::Program, fault: credentials.as_ref().err().cloned() };
-        if let Ok(credentials) = credentials
-            && self.id.is_some()
-        {
-            self.set(|settings| settings.credentials(credentials));
+        if let Ok(credentials) = credentials {
+            self.use_credentials(credentials);
         }
         self
     }
@@ -385,55 +413,60 @@ impl Draft {
             self.note(Field::ClientSecret, Some((Source::Key("client_secret"), found)), Ok, None);
         }
         let filled = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let (text, path) = ("STORM_CLIENT_SECRET", "STORM_CLIENT_SECRET_FILE");
-        // Taken once, by what wipes it.
-        let secret = filled(text);
-        let is_text = secret.is_some();
-        let secret = Cell::new(secret);
-        let (field, source, path) = match (is_text, filled(path), &config.client_secret_file) {
-            (true, path, _) => (Field::ClientSecret, Source::Variable(text), Ok(path)),
-            (false, Some(named), _) => (Field::ClientSecretFile, Source::Variable(path), Ok(Some(named))),
-            (false, None, Some(given)) => {
-                let given = given.text(Field::ClientSecretFile, "client_secret_file");
-                let path = given.map(|_| config.secret_file().map(PathBuf::into_os_string));
-                (Field::ClientSecretFile, Source::Key("client_secret_file"), path)
-            }
-            (false, None, None) if config.client_secret.is_some() => return,
-            (false, None, None) => {
+        let first = self.first_secret(config, filled, &file);
+        self.next = self.next_secret(config, filled, &file);
+        if let Some(credentials) = first {
+            self.use_credentials(credentials);
+        }
+    }
+
+    /// The first secret, whether the id is right or not.
+    fn first_secret(
+        &mut self,
+        config: &FileSettings,
+        filled: impl Fn(&str) -> Option<OsString>,
+        file: impl Fn(OsString) -> io::Result<Vec<u8>>,
+    ) -> Option<Credentials> {
+        let given = &config.client_secret_file;
+        let found = match config.find(given, &FIRST, filled) {
+            Some(found) => found,
+            None if config.client_secret.is_some() => return None,
+            None => {
                 let unset = "not set; set the variable, or STORM_CLIENT_SECRET_FILE to a file that holds it, or client_secret_file in the \
                              configuration file";
-                self.note(Field::ClientSecret, None::<(_, Result<(), _>)>, Ok, Some(unset));
-                return;
+                return self.note(Field::ClientSecret, None::<(_, Result<Credentials, _>)>, Ok, Some(unset));
             }
         };
-        let key = "client_secret_next_file";
-        let given = config
-            .client_secret_next_file
-            .as_ref()
-            .map(|given| (Source::Key(key), given.text(Field::NextSecretFile, key)));
-        let at = |path: &str| Ok(config.folder.join(path).into_os_string());
-        let next = match filled("STORM_CLIENT_SECRET_NEXT").or_else(|| filled("STORM_CLIENT_SECRET_NEXT_FILE")) {
-            Some(_) => None,
-            None => self.note(Field::NextSecretFile, given, at, None),
-        };
-        let read = |path: Option<OsString>| {
-            // The secret is looked at whether the id is right or not.
-            let id = id.clone().unwrap_or_else(|| ANY.to_owned());
-            let read = |name: &str| match name {
+        let id = self.id.clone().unwrap_or_else(|| ANY.to_owned());
+        let read = |at: At| {
+            let variable = |name: &str| match name {
                 "STORM_CLIENT_ID" => Some(id.clone().into()),
-                "STORM_CLIENT_SECRET" => secret.take(),
-                "STORM_CLIENT_SECRET_FILE" => path.clone(),
-                "STORM_CLIENT_SECRET_NEXT_FILE" if next.is_some() => next.clone(),
-                other => filled(other),
+                name => at.of(name, &FIRST),
             };
-            Credentials::from_variables(read, &file).map_err(|fault| match fault.field() {
-                Field::NextSecretFile if next.is_some() => fault.under(key),
-                _ => fault,
-            })
+            Credentials::from_variables(variable, file)
         };
-        if let Some(credentials) = self.note(field, Some((source, path)), read, None)
-            && id.is_some()
-        {
+        self.note(found.field, Some((found.source, found.at)), read, None)
+    }
+
+    /// The second secret, whether the first is right or not.
+    fn next_secret(
+        &mut self,
+        config: &FileSettings,
+        filled: impl Fn(&str) -> Option<OsString>,
+        file: impl Fn(OsString) -> io::Result<Vec<u8>>,
+    ) -> Option<ClientSecret> {
+        let found = config.find(&config.client_secret_next_file, &NEXT, filled)?;
+        let read = |at: At| next_from_variables(|name| at.of(name, &NEXT), file);
+        self.note(found.field, Some((found.source, found.at)), read, None).flatten()
+    }
+
+    /// Takes these with the second secret, unless their id was wrong.
+    fn use_credentials(&mut self, credentials: Credentials) {
+        if self.id.is_some() {
+            let credentials = match self.next.clone() {
+                None => credentials,
+                Some(next) => credentials.and(next),
+            };
             self.set(|settings| settings.credentials(credentials));
         }
     }
@@ -475,6 +508,56 @@ impl Draft {
 impl Found {
     fn is_missing_secret(&self) -> bool {
         self.field == Field::ClientSecret && self.source == Source::Unset
+    }
+}
+
+/// What a secret's settings are called.
+struct SecretNames {
+    text: &'static str,
+    file: &'static str,
+    key: &'static str,
+    field: Field,
+    file_field: Field,
+}
+
+const FIRST: SecretNames = SecretNames {
+    text: "STORM_CLIENT_SECRET",
+    file: "STORM_CLIENT_SECRET_FILE",
+    key: "client_secret_file",
+    field: Field::ClientSecret,
+    file_field: Field::ClientSecretFile,
+};
+
+const NEXT: SecretNames = SecretNames {
+    text: "STORM_CLIENT_SECRET_NEXT",
+    file: "STORM_CLIENT_SECRET_NEXT_FILE",
+    key: "client_secret_next_file",
+    field: Field::NextSecret,
+    file_field: Field::NextSecretFile,
+};
+
+/// Where a secret is said to be.
+struct FoundSecret {
+    field: Field,
+    source: Source,
+    at: Result<At, ConfigError>,
+}
+
+/// A secret, or the path of its file, or both by mistake.
+struct At {
+    /// Taken once, by what wipes it.
+    text: Cell<Option<OsString>>,
+    path: Option<OsString>,
+}
+
+impl At {
+    /// As variables have it.
+    fn of(&self, name: &str, names: &SecretNames) -> Option<OsString> {
+        match name {
+            name if name == names.text => self.text.take(),
+            name if name == names.file => self.path.clone(),
+            _ => None,
+        }
     }
 }
 

@@ -20,6 +20,11 @@ impl ClientSecret {
         Ok(Self(Zeroizing::new(Box::from(secret.as_str()))))
     }
 
+    /// The second of two, after the same check.
+    pub(crate) fn next(secret: impl Into<String>) -> Result<Self, ConfigError> {
+        Self::new(secret).map_err(|error| error.about(Field::NextSecret))
+    }
+
     /// The secret itself, for building the request.
     pub fn expose(&self) -> &str {
         &self.0
@@ -94,8 +99,11 @@ impl Credentials {
     /// # Errors
     /// As for the first one: [`Field::NextSecret`].
     pub fn with_next(self, secret: impl Into<String>) -> Result<Self, ConfigError> {
-        let next = ClientSecret::new(secret).map_err(|error| error.about(Field::NextSecret))?;
-        Ok(Self { next: Some(next).filter(|next| !next.is(&self.secret)), ..self })
+        Ok(self.and(ClientSecret::next(secret)?))
+    }
+
+    pub(crate) fn and(self, next: ClientSecret) -> Self {
+        Self { next: Some(next).filter(|next| !next.is(&self.secret)), ..self }
     }
 
     /// The client id.

@@ -55,6 +55,11 @@ impl ConfigError {
         Self { key: Some(key), ..self }
     }
 
+    /// What is wrong and what to do, without the setting's name: for a value that came from elsewhere, such as a flag.
+    pub fn problem(&self) -> &'static str {
+        self.problem
+    }
+
     /// The setting at fault.
     pub fn field(&self) -> Field {
         self.field

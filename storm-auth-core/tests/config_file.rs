@@ -152,6 +152,18 @@ fn each_wrong_value_is_named_with_what_belongs_there_and_never_shown() {
         ("client_id = ' Canary-7d1f'", "client_id", Field::ClientId, "white space"),
         ("client_id = 'a'\nclient_secret_file = 1", "client_secret_file", Field::ClientSecretFile, text),
         (
+            "client_id = 'a'\nclient_secret_file = 's'\nclient_secret_next_file = 1",
+            "client_secret_next_file",
+            Field::NextSecretFile,
+            text,
+        ),
+        (
+            "client_id = 'a'\nclient_secret_file = 's'\nclient_secret_next_file = 'missing'",
+            "client_secret_next_file",
+            Field::NextSecretFile,
+            "cannot be read",
+        ),
+        (
             "client_id = 'a'\nclient_secret_file = 'missing'",
             "client_secret_file",
             Field::ClientSecretFile,
@@ -202,6 +214,29 @@ fn a_key_that_there_is_not_and_a_file_that_is_no_table_are_refused() {
     assert!(error.contains("a table of settings"), "{error}");
 }
 
+/// The struct, its `Debug` and the table of the manual are three lists.
+#[test]
+fn every_key_is_read_shown_and_documented() {
+    let error = toml::from_str::<FileSettings>("nonsense = 7").unwrap_err();
+    let (_, expected) = error.message().split_once("expected one of ").unwrap();
+    let read: Vec<_> = expected.trim_end().split(", ").map(|key| key.trim_matches('`')).collect();
+    let all: String = read.iter().map(|key| format!("{key} = 1\n")).collect();
+    assert_eq!(format!("{:?}", parse(&all)), format!("FileSettings{:?}", DebugSet(&read)));
+    let rows = include_str!("../src/config_file.rs").lines().filter_map(|line| line.strip_prefix("//! | `"));
+    let documented: Vec<_> = rows.map(|row| row.split('`').next().unwrap()).collect();
+    // It is refused, and so no key to use.
+    let usable: Vec<_> = read.into_iter().filter(|key| *key != "client_secret").collect();
+    assert_eq!(usable, documented);
+}
+
+struct DebugSet<'a>(&'a [&'a str]);
+
+impl std::fmt::Debug for DebugSet<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0).finish()
+    }
+}
+
 #[test]
 fn a_variable_takes_the_place_of_its_key_and_of_no_other() {
     let variable = |name: &str| {
@@ -220,6 +255,7 @@ fn a_variable_takes_the_place_of_its_key_and_of_no_other() {
     let from = |field| draft.found().iter().find(|found| found.field == field).unwrap().source;
     assert_eq!(from(Field::TokenUrl), Source::Variable("STORM_TOKEN_URL"));
     assert_eq!(from(Field::ClientSecret), Source::Variable("STORM_CLIENT_SECRET"));
+    assert_eq!(from(Field::NextSecret), Source::Variable("STORM_CLIENT_SECRET_NEXT"));
     assert_eq!(from(Field::Egress), Source::Key("egress"));
     let config = draft.finish().unwrap().check().unwrap();
     assert_eq!(config.key.token_url().uri(), "https://id.example/token");
@@ -237,6 +273,13 @@ fn a_variable_takes_the_place_of_its_key_and_of_no_other() {
     let config = parse(WHOLE).under_variables(variable, named).finish().unwrap().check().unwrap();
     assert_eq!(config.key.credentials().secret().expose(), "from-variable");
     assert_eq!(config.key.scope().as_str(), Some("stage other"));
+    // The second secret's too.
+    let variable = |name: &str| (name == "STORM_CLIENT_SECRET_NEXT_FILE").then(|| OsString::from("from-variable"));
+    let draft = parse(WHOLE).under_variables(variable, named);
+    let next = draft.found().iter().find(|found| found.field == Field::NextSecretFile).unwrap();
+    assert_eq!(next.source, Source::Variable("STORM_CLIENT_SECRET_NEXT_FILE"));
+    let config = draft.finish().unwrap().check().unwrap();
+    assert_eq!(config.key.credentials().next_secret().map(|secret| secret.expose()), Some("from-variable"));
     // What tools set to nothing does not count.
     let variable = |name: &str| name.starts_with("STORM_CLIENT_SECRET").then(OsString::new);
     let config = parse(WHOLE).under_variables(variable, named).finish().unwrap().check().unwrap();
@@ -252,6 +295,8 @@ fn a_wrong_variable_is_named_and_not_the_key_that_it_hides() {
         ("STORM_CLIENT_ID", "a\n"),
         ("STORM_CLIENT_SECRET", " Canary-7d1f"),
         ("STORM_CLIENT_SECRET_FILE", "missing"),
+        ("STORM_CLIENT_SECRET_NEXT", " Canary-7d1f"),
+        ("STORM_CLIENT_SECRET_NEXT_FILE", "missing"),
         ("STORM_APPLICATION_ID", "+7"),
     ] {
         let variable = |asked: &str| (asked == name).then(|| OsString::from(value));
@@ -268,6 +313,14 @@ fn all_that_is_wrong_is_found_at_once_and_nothing_that_follows_from_it() {
             &[Field::Scope, Field::ClientId, Field::ClientSecretFile, Field::ApplicationId][..],
         ),
         ("environment = 'lab'\nclient_id = 'shop'\nclient_secret_file = 'secret'", &[Field::Environment]),
+        (
+            "environment = 'storm-lab'\nclient_id = ''\nclient_secret_file = 'missing'\nclient_secret_next_file = 'missing'",
+            &[Field::ClientId, Field::ClientSecretFile, Field::NextSecretFile],
+        ),
+        (
+            "client_secret = 'S3cret'\nclient_secret_next_file = 7",
+            &[Field::TokenUrl, Field::Scope, Field::ClientId, Field::ClientSecret, Field::NextSecretFile],
+        ),
         ("client_secret = 'S3cret'", &[Field::TokenUrl, Field::Scope, Field::ClientId, Field::ClientSecret]),
     ] {
         let draft = parse(text).under_variables(|_| None, file);
@@ -287,6 +340,9 @@ fn a_path_is_relative_to_the_folder_that_was_named() {
     let named = parse(LEAST).relative_to("/etc/storm").secret_file();
     assert_eq!(named.as_deref(), Some(std::path::Path::new("/etc/storm/secret")));
     assert_eq!(parse("client_secret_file = 7").secret_file(), None);
+    let next = parse("client_secret_next_file = 'next'").relative_to("/etc/storm");
+    assert_eq!(next.next_secret_file().as_deref(), Some(std::path::Path::new("/etc/storm/next")));
+    assert_eq!((next.secret_file(), parse(LEAST).next_secret_file()), (None, None));
     let absolute = LEAST.replace("'secret'", "'/run/secret'");
     assert_eq!(secret(parse(&absolute).relative_to("/etc/storm")), "/run/secret");
 }
@@ -305,6 +361,12 @@ fn r3_a_secret_that_a_program_hands_in_counts_where_none_is_set_and_is_checked()
     assert_eq!(secret(given), "S3cret typed");
     let error = draft().with_secret("Canary-7d1f ").finish().unwrap_err().to_string();
     assert_eq!(error, "client secret (STORM_CLIENT_SECRET): white space at its start or end; remove it");
+    // The second one that is set stays.
+    let text = format!("{text}\nclient_secret_next_file = 'next'");
+    let draft = parse(&text).under_variables(|_| None, file).with_secret("S3cret");
+    let config = draft.finish().unwrap().check().unwrap();
+    let secrets = (config.key.credentials().secret(), config.key.credentials().next_secret().unwrap());
+    assert_eq!((secrets.0.expose(), secrets.1.expose()), ("S3cret", "Successor"));
     // A wrong id stays wrong, and a secret that is set stays.
     let draft =
         parse("environment = 'storm-lab'\nclient_id = ''").under_variables(|_| None, file).with_secret("S3cret");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Method};
+use storm_auth_blocking::core::Settings;
 
 use crate::voice::Voice;
 
@@ -157,8 +158,7 @@ fn method(text: &str) -> Result<Method, &'static str> {
 }
 
 fn application_id(text: &str) -> Result<u64, &'static str> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().ok()).flatten().ok_or("not a decimal number; give the number alone, like 1042")
+    Settings::parse_application_id(text).map_err(|error| error.problem())
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
