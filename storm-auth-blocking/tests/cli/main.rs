@@ -288,9 +288,18 @@ fn status_asks_nobody_and_tells_token_gate_and_budget() {
     let shell = Shell::of(&emulator).with("STORM_CLIENT_ID", "nobody");
     emulator.heal(Endpoint::Token);
     assert_eq!(shell.run(&["get"]).code, 3);
-    assert!(shell.run(&["status"]).ok().contains("lease   after a failure nobody requests before 20"));
+    assert!(
+        shell
+            .run(&["status"])
+            .ok()
+            .contains("lease   the endpoint refused these credentials or this scope: nobody requests before 20")
+    );
     let value = shell.run(&["status", "--json"]).json();
-    assert_eq!(value["lease"], "resting");
+    assert_eq!((value["lease"].as_str(), value["refused"].as_bool()), (Some("resting"), Some(true)));
+    let shell = Shell::of(&emulator);
+    emulator.fail(Endpoint::Token, Fault::Outage);
+    assert_eq!(shell.run(&["get"]).code, 6);
+    assert!(shell.run(&["status"]).ok().contains("lease   after a failure nobody requests before 20"));
     assert!(value["lease_rests_until"].is_string(), "{value}");
 }
 
@@ -376,7 +385,70 @@ fn doctor_warns_of_files_that_others_may_use() {
     assert!(other.contains("client secret: others may read secret; chmod go-rwx"), "{other}");
     let shell = shell.with("STORM_CLIENT_SECRET_FILE", "secret");
     assert_eq!(warnings(&shell).len(), 2);
-    assert_eq!(warnings(&shell.with("STORM_CLIENT_SECRET", CLIENT.1).with("STORM_CLIENT_SECRET_FILE", "")).len(), 1);
+    let shell = shell.with("STORM_CLIENT_SECRET", CLIENT.1).with("STORM_CLIENT_SECRET_FILE", "");
+    assert_eq!(warnings(&shell).len(), 1);
+
+    // The second secret's file, by its key and by its variable.
+    let next = shell.file("next", "Successor");
+    shell.file("storm.toml", "client_secret_next_file = 'next'");
+    set(&config, 0o600);
+    set(&next, 0o600);
+    assert!(warnings(&shell).is_empty());
+    set(&next, 0o604);
+    let told =
+        "warn next client secret: others may read next; chmod go-rwx, unless it is mounted for this process alone";
+    assert_eq!(warnings(&shell), [told]);
+    shell.file("storm.toml", "");
+    assert_eq!(warnings(&shell.with("STORM_CLIENT_SECRET_NEXT_FILE", "next")), [told]);
+}
+
+#[test]
+fn r43_doctor_and_get_do_with_two_secrets_as_a_program_does() {
+    let emulator = emulator();
+    let shell =
+        || Shell::of(&emulator).with("STORM_CLIENT_SECRET", "Predecessor").with("STORM_CLIENT_SECRET_NEXT", CLIENT.1);
+    let run = shell().run(&["doctor", "--json"]);
+    assert_eq!((run.code, run.json()["ok"].as_bool()), (0, Some(true)), "{}", run.out);
+    assert!(check(&run.json(), "token request").1.starts_with("granted after"), "{}", run.out);
+    let (result, detail) = check(&run.json(), "client secret");
+    assert_eq!((result.as_str(), detail.as_str()), ("ok", "from STORM_CLIENT_SECRET"));
+    assert_eq!(check(&run.json(), "next client secret").1, "from STORM_CLIENT_SECRET_NEXT");
+    let warned = "the endpoint refuses it and takes the next one; put that in its place";
+    assert!(run.out.contains(warned) && run.out.matches("\"warning\"").count() == 1, "{}", run.out);
+    run.shows_no_secret();
+    assert_eq!(emulator.token_requests(), 2);
+
+    let shell = shell();
+    let token = shell.run(&["get"]).ok();
+    assert_eq!(shell.run(&["get"]).ok(), token);
+    assert_eq!(emulator.token_requests(), 4);
+    // What is shared is under the second secret, and so is what is told.
+    let text = shell.run(&["status"]).ok();
+    assert!(text.contains("token   shared until 20") && text.contains("lease   free"), "{text}");
+    assert!(shell.run(&["doctor"]).ok().contains("ok   token request: not made: a valid token is shared"));
+    assert_eq!(emulator.token_requests(), 4);
+
+    let neither = shell.with("STORM_CLIENT_SECRET_NEXT", " wrong").run(&["doctor"]);
+    assert_eq!(neither.code, 2);
+    assert!(
+        neither.out.contains("FAIL next client secret: next client secret (STORM_CLIENT_SECRET_NEXT): white space")
+    );
+    let neither = Shell::of(&emulator).with("STORM_CLIENT_SECRET", "one").with("STORM_CLIENT_SECRET_NEXT", "other");
+    let run = neither.run(&["doctor", "--json"]);
+    let (result, detail) = check(&run.json(), "token request");
+    assert_eq!((run.code, result.as_str()), (3, "failed"));
+    assert!(
+        detail.contains("invalid_client") && detail.contains("The client id or both secrets are wrong"),
+        "{detail}"
+    );
+    assert_eq!(emulator.token_requests(), 6);
+    // The next one finds that in the folder.
+    let run = neither.run(&["doctor", "--json"]);
+    let (_, detail) = check(&run.json(), "token request");
+    assert_eq!(run.code, 3);
+    assert!(detail.contains("An earlier run was refused, so nothing was asked now"), "{detail}");
+    assert_eq!(emulator.token_requests(), 6);
+    assert_eq!(neither.run(&["status", "--json"]).json()["refused"], true);
 }
 
 #[test]
@@ -395,7 +467,7 @@ fn doctor_explains_each_refusal_and_asks_once() {
         assert!(emulator.token_requests() - before <= 1);
         run
     };
-    doctor(Shell::of(&emulator).with("STORM_CLIENT_ID", "nobody"), 3, "failed", &["invalid_client", "compare both"]);
+    doctor(Shell::of(&emulator).with("STORM_CLIENT_ID", "nobody"), 3, "failed", &["invalid_client", "compare them"]);
     doctor(
         Shell::of(&emulator).with("STORM_SCOPE", "prod"),
         3,
@@ -675,13 +747,38 @@ fn verbose_tells_what_happens() {
 
 #[test]
 fn help_has_the_exit_statuses_and_every_setting() {
-    let text = Shell::bare().run(&["--help"]).ok();
-    for word in ["Exit status:", "STORM_CLIENT_SECRET_FILE", "STORM_CACHE_DIR", "--no-cache", "throttled", "NO_COLOR"] {
+    let shell = Shell::bare().with("COLUMNS", "80");
+    let text = shell.run(&["--help"]).ok();
+    for word in ["Exit status:", "STORM_CACHE_DIR", "STORM_CONFIG", "--no-cache", "throttled", "NO_COLOR"] {
         assert!(text.contains(word), "{word}");
     }
-    for command in ["get", "call", "inspect", "status", "doctor", "completions"] {
-        assert!(Shell::bare().run(&[command, "--help"]).ok().contains("Usage: storm-token"), "{command}");
+    for variable in [
+        "STORM_TOKEN_URL ",
+        "STORM_API_URL ",
+        "STORM_SCOPE ",
+        "STORM_CLIENT_ID ",
+        "STORM_CLIENT_SECRET ",
+        "STORM_CLIENT_SECRET_FILE ",
+        "STORM_CLIENT_SECRET_NEXT ",
+        "STORM_CLIENT_SECRET_NEXT_FILE ",
+        "STORM_APPLICATION_ID ",
+    ] {
+        assert!(text.contains(&format!("\n  {variable}")), "{variable}");
     }
+    // All keys that there are stand in what is said to one that there is not, and the secret's is refused.
+    shell.file("wrong.toml", "nonsense = 7");
+    let error = shell.run(&["get", "--config", "wrong.toml"]).err;
+    let keys: Vec<_> = error.split('`').skip(3).step_by(2).filter(|key| *key != "client_secret").collect();
+    assert!(keys.contains(&"norce") && keys.contains(&"danger_allow_http"), "{error}");
+    for key in keys {
+        assert!(text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == key), "{key}");
+    }
+    for command in ["get", "call", "inspect", "status", "doctor", "completions"] {
+        let text = shell.run(&[command, "--help"]).ok();
+        assert!(text.contains("Usage: storm-token"), "{command}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     assert!(Shell::bare().run(&["--version"]).ok().starts_with("storm-token 0."));
 }
 

@@ -27,38 +27,55 @@ Examples:
   storm-token get --header | curl -H @- https://…
   storm-token doctor
 
-Settings, each from its variable, or else from its key in the configuration file:
-  STORM_TOKEN_URL           token_url           the token endpoint
-  STORM_API_URL             api_url             the base URL of the API; only `call` needs it
-  STORM_SCOPE               scope               the scope
-  STORM_CLIENT_ID           client_id           the client id
-  STORM_CLIENT_SECRET                           the secret
-  STORM_CLIENT_SECRET_FILE  client_secret_file  a file that holds it
-  STORM_APPLICATION_ID      application_id      the application id, a number
-                            norce               a tenant's token_url, api_url and scope:
-                                                { tenant = \"acme\", region = \"se\", stage = \"playground\" }
-                            environment         Storm's: \"storm-lab\", \"storm-qa\" or \"storm-production\"
-                            application_header, egress, budget, caller_deadline, danger_allow_http
+Settings, each from its variable, or else from its key in a configuration file:
+  STORM_TOKEN_URL                token_url                the token endpoint
+  STORM_API_URL                  api_url                  the API's base URL
+  STORM_SCOPE                    scope                    the scope
+  STORM_CLIENT_ID                client_id                the client id
+  STORM_CLIENT_SECRET                                     the secret
+  STORM_CLIENT_SECRET_FILE       client_secret_file       a file that holds it
+  STORM_CLIENT_SECRET_NEXT                                a second secret
+  STORM_CLIENT_SECRET_NEXT_FILE  client_secret_next_file  a file that holds it
+  STORM_APPLICATION_ID           application_id           the application id
 
-  The file is TOML: that of --config, or of STORM_CONFIG, or config.toml in the folder storm-auth of the user's
-  configuration ($XDG_CONFIG_HOME or ~/.config; ~/Library/Application Support on macOS; %APPDATA% on Windows).
-  A path in it is relative to its folder. A secret that is set nowhere is asked for, on a terminal only.
+  Only `call` needs the API's URL. The second secret is for the time in which
+  one takes the other's place: it is tried where the first is refused. A secret
+  that is set nowhere is asked for, on a terminal only.
 
-  STORM_CACHE_DIR names the folder of the tokens; without it, storm-auth in $XDG_RUNTIME_DIR, $XDG_STATE_HOME or
-  ~/.local/state. NO_COLOR turns colours off; without a terminal there are none. A variable that tools set to nothing
-  counts as not set where it is STORM_CONFIG, STORM_CACHE_DIR or one of the secret's two.
+Keys of the configuration file alone:
+  norce        a tenant's token_url, api_url and scope:
+               { tenant = \"acme\", region = \"se\", stage = \"playground\" }
+  environment  Storm's: \"storm-lab\", \"storm-qa\" or \"storm-production\"
+  application_header, egress, budget, caller_deadline, danger_allow_http
+
+  The file is TOML: that of --config, or of STORM_CONFIG, or config.toml in the
+  folder storm-auth of the user's configuration ($XDG_CONFIG_HOME or ~/.config;
+  ~/Library/Application Support on macOS; %APPDATA% on Windows). A path in it is
+  relative to its folder.
+
+Other variables:
+  STORM_CACHE_DIR  the folder of the tokens; without it, storm-auth in
+                   $XDG_RUNTIME_DIR, $XDG_STATE_HOME or ~/.local/state
+  NO_COLOR         turns colours off; without a terminal there are none
+
+  A variable that tools set to nothing counts as not set where it is
+  STORM_CONFIG, STORM_CACHE_DIR or one of the secrets'.
 
 Exit status:
   0    done
-  2    a flag, a variable, a file or a key is missing or wrong: the message names it
+  2    a flag, a variable, a file or a key is missing or wrong: the message
+       names it
   3    the token endpoint refused the credentials or the scope, or moved
   4    throttled: the message says when to come back
   5    the API answered another status than 2xx, or not at all
-  6    no token for another reason, such as an endpoint that cannot be reached; or the output cannot be written
+  6    no token for another reason, such as an endpoint that cannot be reached;
+       or the output cannot be written
   101  a bug
 
-With --json, standard output is one JSON value, and a failure is {\"error\": {\"kind\", \"message\", \"retry_at\"}} there;
-kind is usage, configuration, refused, rate_limited, api, unavailable or output, and retry_at is null or a time.";
+With --json, standard output is one JSON value, and a failure is
+{\"error\": {\"kind\", \"message\", \"retry_at\"}} there; kind is usage,
+configuration, refused, rate_limited, api, unavailable or output, and retry_at
+is null or a time.";
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Common {
@@ -100,7 +117,10 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Shows the shared token's times, the gate and the budget. Requests no token.
     Status,
-    /// Checks each setting, and asks the token endpoint once at most.
+    /// Checks each setting, and asks the token endpoint for one token.
+    ///
+    /// Each failure is explained. That is one token request at most, or two where there is a second secret and the first is refused;
+    /// none while a valid token is shared. The API is asked once, without a token.
     Doctor,
     /// Prints a script of completions for a shell.
     #[command(

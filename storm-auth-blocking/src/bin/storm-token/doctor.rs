@@ -29,7 +29,7 @@ const CLOCK: Duration = Duration::from_secs(5);
 const CLOCK_OFF: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let mut report = Report { common, checks: Vec::new(), worst: None };
+    let mut report = Report { common, checks: Vec::new(), first_failure: None };
     if let Some(Setup { settings, store }) = local(common, &mut report)? {
         let config = settings.clone().check()?;
         hints(&config, &mut report)?;
@@ -102,16 +102,20 @@ fn permissions(configuration: &Configuration, draft: &Draft, report: &mut Report
         let text = format!("others may write to {}, and so have the secret sent elsewhere; chmod go-w", path.display());
         report.warn("configuration file", text)?;
     }
-    let secret = draft.found().iter().find(|found| found.field == Field::ClientSecretFile).map(|found| found.source);
-    let path = match secret {
-        Some(Source::Variable(variable)) => std::env::var_os(variable).map(PathBuf::from),
-        Some(Source::Key(_)) => configuration.settings.secret_file(),
-        _ => None,
-    };
-    if let Some(path) = path.filter(|path| mode(path) & 0o044 != 0) {
-        let text =
-            format!("others may read {}; chmod go-rwx, unless it is mounted for this process alone", path.display());
-        report.warn("client secret", text)?;
+    for found in draft.found() {
+        let path = match (found.field, found.source) {
+            (Field::ClientSecretFile | Field::NextSecretFile, Source::Variable(variable)) => {
+                std::env::var_os(variable).map(PathBuf::from)
+            }
+            (Field::ClientSecretFile, Source::Key(_)) => configuration.settings.secret_file(),
+            (Field::NextSecretFile, Source::Key(_)) => configuration.settings.next_secret_file(),
+            _ => None,
+        };
+        if let Some(path) = path.filter(|path| mode(path) & 0o044 != 0) {
+            let path = path.display();
+            let text = format!("others may read {path}; chmod go-rwx, unless it is mounted for this process alone");
+            report.warn(name(found.field), text)?;
+        }
     }
     Ok(())
 }
@@ -135,6 +139,7 @@ fn name(field: Field) -> &'static str {
         Field::ApiUrl => "API URL",
         Field::ClientId => "client id",
         Field::ClientSecret | Field::ClientSecretFile => "client secret",
+        Field::NextSecret | Field::NextSecretFile => "next client secret",
         Field::Scope => "scope",
         Field::ApplicationId => "application id",
         Field::ApplicationHeader => "application header",
@@ -142,7 +147,8 @@ fn name(field: Field) -> &'static str {
         Field::Egress => "egress",
         Field::CallerDeadline => "caller deadline",
         Field::HttpHosts => "plain http",
-        _ => "environment",
+        Field::Environment | Field::Tenant => "environment",
+        _ => "setting",
     }
 }
 
@@ -179,7 +185,8 @@ fn hints(config: &Config, report: &mut Report<'_>) -> Result<(), Failure> {
 /// What the token endpoint said about the time, as seen by this machine's clock.
 #[derive(Default)]
 struct Times {
-    asked: bool,
+    /// How often it was asked.
+    requests: usize,
     /// The Date of its answer, and when that came.
     date: Option<(SystemTime, SystemTime)>,
 }
@@ -210,11 +217,14 @@ fn token(
     }
     let times = Arc::new(Mutex::new(Times::default()));
     let noted = times.clone();
+    // The second secret of two is tried at once where the first is refused.
+    let most = 1 + usize::from(config.key.credentials().next_secret().is_some());
     let watch = move |request: http::Request<ureq::SendBody<'_>>, next: MiddlewareNext<'_>| {
         let times = || noted.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut times().asked, true) {
-            return Err(std::io::Error::other("one request is enough for a check").into());
+        if times().requests == most {
+            return Err(std::io::Error::other("one request with each secret is enough for a check").into());
         }
+        times().requests += 1;
         let response = next.handle(request)?;
         let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok());
         times().date = date.and_then(|date| httpdate::parse_http_date(date).ok()).map(|date| (date, SystemTime::now()));
@@ -226,19 +236,23 @@ fn token(
     let result = once(&tokens, config.policy.caller_deadline);
     let took = began.elapsed();
     settings::close(&tokens);
-    let Times { asked, date } = std::mem::take(&mut *times.lock().unwrap_or_else(PoisonError::into_inner));
+    let Times { requests, date } = std::mem::take(&mut *times.lock().unwrap_or_else(PoisonError::into_inner));
     match &result {
         Ok(token) => {
             let left = output::span(token.expires_at().since(settings::now().unix));
             report.ok(
                 "token request",
-                match asked {
-                    true => format!("granted after {} ms, good for {left}", took.as_millis()),
-                    false => format!(
+                match requests {
+                    0 => format!(
                         "not made: a valid token is shared, good for {left}; --no-cache asks the endpoint all the same"
                     ),
+                    _ => format!("granted after {} ms, good for {left}", took.as_millis()),
                 },
             )?;
+            if requests > 1 {
+                let other = "the endpoint refuses it and takes the next one; put that in its place".to_owned();
+                report.warn("client secret", other)?;
+            }
             let wanted = config.key.scope().as_str();
             if let Some(granted) = token.granted_scope().filter(|granted| Some(*granted) != wanted) {
                 let granted = output::plain(granted);
@@ -254,7 +268,7 @@ fn token(
             report.fail_until("token request", Failure { kind: Kind::of(error), message, retry_at })?;
         }
     }
-    clock(result.as_ref().ok(), asked, date, report)
+    clock(result.as_ref().ok(), requests > 0, date, report)
 }
 
 /// Waits in steps that are shorter than any wait for a slot: a throttle is an answer here, and not a reason to ask again.
@@ -300,8 +314,11 @@ fn explain(error: &Error, config: &Config) -> String {
         }
         Some(AcquireError::Configuration { refusal, .. }) => refused(refusal, scope, config),
         Some(AcquireError::Unavailable { cause: Cause::Failed(NoAnswer { kind, .. }), .. }) => unreachable_host(*kind, config),
-        Some(AcquireError::Unavailable { cause: Cause::FailedElsewhere | Cause::RefusedElsewhere, .. }) => {
-            "an earlier run failed, so nothing was asked now; --no-cache asks at once".to_owned()
+        Some(AcquireError::Unavailable { cause: Cause::FailedElsewhere, .. }) => {
+            "An earlier run failed, so nothing was asked now; --no-cache asks at once, and tells more".to_owned()
+        }
+        Some(AcquireError::Unavailable { cause: Cause::RefusedElsewhere, .. }) => {
+            "An earlier run was refused, so nothing was asked now; --no-cache asks at once, and tells what for".to_owned()
         }
         _ => return error.to_string(),
     };
@@ -312,9 +329,13 @@ fn refused(refusal: &Refusal, scope: &str, config: &Config) -> String {
     let code = refusal.error.as_ref().map(|error| error.error.as_str());
     match (code, &refusal.location) {
         (Some("invalid_client"), _) => {
-            "The client id or the secret is wrong, or the client is disabled; compare both with what the \
-                                        service shows for it"
-                .to_owned()
+            let secret = match config.key.credentials().next_secret() {
+                None => "the secret is",
+                Some(_) => "both secrets are",
+            };
+            format!(
+                "The client id or {secret} wrong, or the client is disabled; compare them with what the service shows for it"
+            )
         }
         (Some("invalid_scope"), _) => {
             let documented = config.key.token_url().origin().documented_scopes();
@@ -399,8 +420,8 @@ fn api(config: &Config, report: &mut Report<'_>) -> Result<(), Failure> {
 struct Report<'a> {
     common: &'a Common,
     checks: Vec<Value>,
-    /// The first failure.
-    worst: Option<(Kind, Option<Unix>)>,
+    /// What the process ends with: the failures after it follow from it, as a rule.
+    first_failure: Option<(Kind, Option<Unix>)>,
 }
 
 impl Report<'_> {
@@ -421,7 +442,7 @@ impl Report<'_> {
     }
 
     fn fail_until(&mut self, check: &str, failure: Failure) -> Result<(), Failure> {
-        self.worst.get_or_insert((failure.kind, failure.retry_at));
+        self.first_failure.get_or_insert((failure.kind, failure.retry_at));
         self.add("failed", check, failure.message)
     }
 
@@ -445,9 +466,9 @@ impl Report<'_> {
     }
 
     fn end(self) -> Result<ExitCode, Failure> {
-        let code = self.worst.map_or(0, |(kind, _)| kind.code());
+        let code = self.first_failure.map_or(0, |(kind, _)| kind.code());
         if self.common.json {
-            let retry_at = self.worst.and_then(|(_, retry_at)| retry_at).map(|at| at.to_string());
+            let retry_at = self.first_failure.and_then(|(_, retry_at)| retry_at).map(|at| at.to_string());
             output::print_json(&json!({ "ok": code == 0, "retry_at": retry_at, "checks": self.checks }))?;
         }
         Ok(ExitCode::from(code))

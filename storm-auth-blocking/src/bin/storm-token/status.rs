@@ -38,6 +38,7 @@ pub(crate) fn run(common: &Common) -> Result<ExitCode, Failure> {
                 Lease::Resting(rest) => text(Some(now.unix + rest)),
                 _ => None,
             },
+            "refused": seen.is_refused(),
             "failures": seen.failures,
             "fault": seen.fault.map(|fault| fault.to_string()),
             "store": store.folder().display().to_string(),
@@ -63,6 +64,10 @@ pub(crate) fn run(common: &Common) -> Result<ExitCode, Failure> {
         Lease::Free | Lease::Mine => "free".to_owned(),
         Lease::Taken => "another process is requesting a token".to_owned(),
         Lease::Lapsed => "a process that does not come to an end has it".to_owned(),
+        Lease::Resting(rest) if seen.is_refused() => {
+            let until = when(now.unix + rest);
+            format!("the endpoint refused these credentials or this scope: nobody requests before {until}")
+        }
         Lease::Resting(rest) => format!("after a failure nobody requests before {}", when(now.unix + rest)),
     };
     let mut text = format!("token   {token}\ngate    {gate}\nbudget  {budget}\nlease   {lease}\n");
