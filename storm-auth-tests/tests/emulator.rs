@@ -729,7 +729,14 @@ fn the_program_prints_what_a_client_needs() {
     child.wait().unwrap();
     assert_eq!((response.status, response.json()["expires_in"].as_u64()), (200, Some(60)));
 
-    for (wrong, message) in [("--limiter=bucket", "nginx-delay"), ("--port=99999", "99999"), ("--what", "--what")] {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = format!("--port={}", taken.local_addr().unwrap().port());
+    for (wrong, message) in [
+        ("--limiter=bucket", "nginx-delay"),
+        ("--port=99999", "99999"),
+        ("--what", "--what"),
+        (taken.as_str(), "give other ports with --port and --api-port"),
+    ] {
         let output = program().arg(wrong).output().unwrap();
         assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
         assert!(String::from_utf8_lossy(&output.stderr).contains(message), "{output:?}");

@@ -113,7 +113,13 @@ fn arguments(mut parser: lexopt::Parser) -> Result<Option<Builder>, lexopt::Erro
 }
 
 fn run(builder: Builder) -> io::Result<()> {
-    let emulator = builder.try_start()?;
+    let emulator = builder.try_start().map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let hint = format!("{error}; give other ports with --port and --api-port, or 0 for any free one");
+            io::Error::new(error.kind(), hint)
+        }
+        _ => error,
+    })?;
     let mut exports = String::new();
     for (name, value) in [
         ("STORM_TOKEN_URL", emulator.token_url()),

@@ -78,6 +78,7 @@ configuration, refused, rate_limited, api, unavailable or output, and retry_at
 is null or a time.";
 
 #[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Options of all commands")]
 pub(crate) struct Common {
     /// The configuration file, in place of STORM_CONFIG and of the user's own.
     #[arg(long, global = true, value_name = "FILE")]
@@ -123,9 +124,8 @@ pub(crate) enum Command {
     /// none while a valid token is shared. The API is asked once, without a token.
     Doctor,
     /// Prints a script of completions for a shell.
-    #[command(
-        after_help = "Example:\n  storm-token completions bash > ~/.local/share/bash-completion/completions/storm-token"
-    )]
+    #[command(after_help = "Examples:\n  source <(storm-token completions bash)\n  \
+                      storm-token completions fish > ~/.config/fish/completions/storm-token.fish")]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -164,7 +164,7 @@ pub(crate) struct Call {
 #[derive(clap::Args, Debug)]
 pub(crate) struct Inspect {
     /// - to read the token from standard input.
-    #[arg(value_name = "-", value_parser = ["-"], hide_possible_values = true)]
+    #[arg(value_name = "-")]
     pub(crate) stdin: Option<String>,
 }
 

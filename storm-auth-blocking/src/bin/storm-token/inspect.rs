@@ -17,7 +17,13 @@ use crate::{output, settings};
 const LONGEST: u64 = 64 * 1024;
 
 pub(crate) fn run(common: &Common, inspect: &Inspect) -> Result<ExitCode, Failure> {
-    let result = if inspect.stdin.is_some() {
+    let result = if let Some(given) = &inspect.stdin {
+        if given != "-" {
+            // It may be a token, and is not repeated.
+            let shown =
+                "only - may stand there; give the token on standard input, since others see a command's arguments";
+            return Err(Failure::new(Kind::Usage, shown));
+        }
         show(common, &from_stdin()?, None)
     } else {
         let tokens = settings::builder(common)?.build_tokens()?;

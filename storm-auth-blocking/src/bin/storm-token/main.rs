@@ -16,9 +16,10 @@ mod settings;
 mod status;
 mod voice;
 
+use std::error::Error as _;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser as _};
 
 use crate::args::{Args, Command};
@@ -43,6 +44,11 @@ fn main() -> ExitCode {
                 ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
                     "no command; give one of get, call, inspect, status, doctor and completions, or --help".to_owned()
                 }
+                // The value is not repeated: a header may hold a token.
+                ErrorKind::ValueValidation => match (error.get(ContextKind::InvalidArg), error.source()) {
+                    (Some(ContextValue::String(argument)), Some(problem)) => format!("{argument}: {problem}"),
+                    _ => error.to_string(),
+                },
                 _ => error.to_string(),
             };
             let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
@@ -58,7 +64,9 @@ fn main() -> ExitCode {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Args::command(), "storm-token", &mut script);
-            output::print(&script).map(|()| ExitCode::SUCCESS)
+            // A name with a hyphen comes in two spellings in bash's (clap-rs/clap#6421), and no subcommand is completed then.
+            let script = String::from_utf8_lossy(&script).replace("storm__subcmd__token", "storm__token");
+            output::print(script.as_bytes()).map(|()| ExitCode::SUCCESS)
         }
     };
     args.common.voice.hear_out();

@@ -58,9 +58,15 @@ impl Configuration {
 
     /// The settings, if they are right.
     pub(crate) fn finish(&self, common: &Common, draft: Draft) -> Result<Settings, Failure> {
+        let wrong = draft.found().iter().filter(|found| found.fault.is_some()).count();
         let settings = draft.finish().map_err(|error| {
-            let of = self.path.as_ref().map(|path| format!(" (the configuration file is {})", path.display()));
-            Failure::configuration(format!("{error}{}", of.unwrap_or_default()))
+            let file = match (&self.path, of_user()) {
+                (Some(path), _) => format!(" (the configuration file is {})", path.display()),
+                (None, Some(path)) => format!(" (there is none; there could be one at {})", path.display()),
+                (None, None) => String::new(),
+            };
+            let more = if wrong > 1 { ". More is missing or wrong: see `storm-token doctor`" } else { "" };
+            Failure::configuration(format!("{error}{file}{more}"))
         })?;
         Ok(match common.deadline {
             Some(deadline) => settings.caller_deadline(deadline),

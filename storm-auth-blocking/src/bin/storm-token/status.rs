@@ -51,22 +51,23 @@ pub(crate) fn run(common: &Common) -> Result<ExitCode, Failure> {
     };
     let token = match (token_until, refresh_at) {
         (Some(until), Some(refresh)) => {
-            format!("shared until {}, refreshed by the first call from {}", when(until), when(refresh))
+            format!("shared until {}\n        refreshed by the first call from {}", when(until), when(refresh))
         }
         (Some(until), None) => format!("shared until {}", when(until)),
         (None, _) => "none that is valid; the next call requests one".to_owned(),
     };
-    let gate = seen.gate_closed_until.map_or_else(
-        || "open".to_owned(),
-        |until| format!("closed by a throttle: nothing is requested before {}", when(until)),
-    );
+    let gate = seen
+        .gate_closed_until
+        .map_or_else(|| "open".to_owned(), |until| format!("closed by a throttle until {}", when(until)));
     let lease = match seen.lease {
         Lease::Free | Lease::Mine => "free".to_owned(),
         Lease::Taken => "another process is requesting a token".to_owned(),
         Lease::Lapsed => "a process that does not come to an end has it".to_owned(),
         Lease::Resting(rest) if seen.is_refused() => {
             let until = when(now.unix + rest);
-            format!("the endpoint refused these credentials or this scope: nobody requests before {until}")
+            format!(
+                "refused: nobody requests before {until}\n        check the client id, the client secret and the scope"
+            )
         }
         Lease::Resting(rest) => format!("after a failure nobody requests before {}", when(now.unix + rest)),
     };
