@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::driver::{Driver, Handle, OnEvent, Source};
 use crate::env;
 use crate::error::Error;
+use crate::observe;
 use crate::provider::TokenProvider;
 use crate::transport::{self, MakeAgent, Transport};
 
@@ -92,7 +93,8 @@ impl Builder {
     }
 
     /// Shares the limiter group of another provider, its budget, its gate and its store: for a second tenant behind the same address,
-    /// even on another host. Policy, budget, token settings, clock, seed and events are then that provider's.
+    /// even on another host. Policy, budget, token settings, clock, seed, events and the group's name are then that
+    /// provider's.
     pub fn share_limiter(mut self, provider: &TokenProvider) -> Self {
         self.limiter = Some(provider.clone());
         self
@@ -224,7 +226,7 @@ impl Builder {
             Some(Origin::Source(source)) => (self.settings, Some(source)),
             None => (self.settings, None),
         };
-        let core::Config { key, api, policy } = settings.check()?;
+        let core::Config { key, api, policy, group, .. } = settings.check()?;
         // ureq's protocol crate gives whole heads and bodies to `log` at trace, and nothing can turn that off.
         if log::log_enabled!(target: "ureq_proto::util", log::Level::Trace) {
             Err(ConfigError::logged("it takes ureq_proto at trace, which writes tokens out; set ureq_proto to debug"))?;
@@ -241,7 +243,8 @@ impl Builder {
         if self.store.is_some() {
             machine.share();
         }
-        let driver = Driver::new(machine, self.clock, transport, self.store, self.on_event);
+        let group = group.unwrap_or_else(observe::next_group);
+        let driver = Driver::new(machine, self.clock, transport, self.store, self.on_event, group);
         Ok((TokenProvider::new(Arc::new(Handle(driver)), key).with_source(source), api))
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Driver {
     transport: PerProcess<Arc<Transport>>,
     store: Option<Arc<dyn TokenStore>>,
     on_event: Option<Arc<OnEvent>>,
+    /// The limiter group's name.
+    group: Arc<str>,
     meter: Meter,
 }
 
@@ -54,12 +56,14 @@ impl Driver {
         transport: Transport,
         store: Option<Arc<dyn TokenStore>>,
         on_event: Option<Arc<OnEvent>>,
+        group: String,
     ) -> Arc<Self> {
         let lanes = std::thread::available_parallelism().map_or(1, usize::from);
         let board = Mutex::new(Meter::measure(Board::new(machine, lanes)));
         let transport = PerProcess::new(Arc::new(transport), process::id());
-        let (sources, meter) = (Mutex::new(BTreeMap::new()), Meter::default());
-        Arc::new(Self { board, sources, clock, transport, store, on_event, meter })
+        let group = Arc::<str>::from(group);
+        let (sources, meter) = (Mutex::new(BTreeMap::new()), Meter::new(group.clone()));
+        Arc::new(Self { board, sources, clock, transport, store, on_event, group, meter })
     }
 
     pub(crate) fn add_key(self: &Arc<Self>, key: Key) -> (KeyId, Arc<Cell>) {
@@ -192,7 +196,8 @@ impl Driver {
 
     fn perform(self: &Arc<Self>, work: Work<Thread>) {
         work.wakes.into_iter().for_each(|thread| thread.unpark());
-        work.looks.into_iter().for_each(|look| self.look(look));
+        // What is foreign may sleep on this thread, and so take what wakes it for us: a subscriber, a recorder or a callback.
+        let mut told = !work.sends.is_empty() || !work.events.is_empty();
         for send in work.sends {
             if send.leased {
                 let op = send.op;
@@ -201,27 +206,32 @@ impl Driver {
             }
             self.launch(send);
         }
+        work.looks.into_iter().for_each(|look| self.look(look));
         if work.store {
             self.go_to_store();
+        }
+        told |= self.meter.tell(&work.measurements);
+        let mut gauges = work.gauges;
+        while !gauges.is_empty() {
+            told |= self.meter.tell(&gauges);
+            gauges = self.lock().next_gauges();
         }
         for event in &work.events {
             // A panic in a subscriber or a callback is its own: the panic hook has told it, and nothing here depends on it.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| {
-                observe::observe(event);
+                observe::observe(event, &self.group);
                 if let Some(on_event) = &self.on_event {
                     on_event(event);
                 }
             }));
         }
-        self.meter.tell(&work.measurements);
-        if !work.events.is_empty() {
-            // A callback may have slept on this thread, and so have taken what woke it for us.
+        if told {
             thread::current().unpark();
         }
     }
 
     fn launch(self: &Arc<Self>, send: TokenRequest) {
-        let span = Span::of(&send);
+        let span = Span::of(&send, &self.group);
         let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op), span: span.clone() };
         // A child has one of its own, since to end its requests it must not touch its parent's.
         let transport = self.transport.get(process::id(), |parents| Arc::new(parents.another()));
@@ -244,7 +254,7 @@ impl Driver {
     fn look(self: &Arc<Self>, request: CredentialsRequest) {
         let look = Look { driver: Arc::downgrade(self), op: Some(request.op), begun: false };
         let Some(source) = self.sources().get(&request.key).cloned() else { return };
-        let observer = crate::observe::Observer::current();
+        let observer = Observer::current();
         let go = move || observer.carry(|| look.at(&*source));
         // When no thread can be had, the closure is dropped, and the look with it.
         let _ = thread::Builder::new().name("storm-auth-source".into()).spawn(go);
@@ -298,7 +308,7 @@ impl Drop for Driver {
         }
         self.lock().dismiss().into_iter().for_each(|thread| thread.unpark());
         // The calls since the last time that anything happened.
-        self.meter.tell(&[]);
+        self.meter.tell_served();
     }
 }
 
@@ -357,13 +367,13 @@ impl Drop for Look {
     fn drop(&mut self) {
         if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
             let why = match self.begun {
-                true => "their source ended without an answer: it panicked, or its runtime went away",
-                false => "no thread could be had to look there",
+                true => CredentialsFailure::panicked(),
+                false => CredentialsFailure::not_looked(),
             };
             let work = {
                 let mut board = driver.lock();
                 let now = driver.clock.now();
-                board.report_credentials(op, Err(CredentialsFailure::new(why)), now);
+                board.report_credentials(op, Err(why), now);
                 board.take_wakes()
             };
             driver.perform(work);

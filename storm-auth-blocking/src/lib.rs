@@ -58,6 +58,7 @@
 //! | `storm-auth-flight` | while one token request is under way |
 //! | `storm-auth-lease` | the same, where a store is shared: it renews the lease |
 //! | `storm-auth-store` | while the store is asked something |
+//! | `storm-auth-source` | while a source of credentials is looked at; one that hangs keeps it, also when the last handle has gone |
 //! | `storm-auth-warm` | as long as a guard of [`keep_warm`](TokenProvider::keep_warm) lives |
 //!
 //! When the last handle goes, a request that is under way ends with its socket, and what is owed to a store is told on the thread that
@@ -88,8 +89,8 @@
 //! # What it tells
 //!
 //! With `tracing`, each event of the machine is one with the target `storm_auth`. Its field `event` is the event's name, and beside it
-//! stand `key`, `op`, `reason`, `cause`, `expires_at`, `refresh_at` and `retry_at` where it has them: [`Event`] lists which. A token request
-//! has the span `storm_auth.token_request` (level info, the same target) with `key`, `op` and `reason`, and when it is over with
+//! stand the `group`, and `key`, `op`, `reason`, `cause`, `expires_at`, `refresh_at` and `retry_at` where it has them: [`Event`] lists which. A token request
+//! has the span `storm_auth.token_request` (level info, the same target) with `group`, `key`, `op` and `reason`, and when it is over with
 //! `outcome`, one word of [`Landing`](crate::core::driver::Landing), and with the `status` of an answer. The span is nobody's child, since
 //! the request serves many callers; it follows from the span of the call that started it.
 //!
@@ -97,6 +98,9 @@
 //! recorder before a provider is built. Calls that are served from memory are counted apart for each thread and told in batches of 256, with
 //! whatever else happens, and with each look at [`status`](TokenProvider::status), so that threads do not wait for each other; a look before
 //! each scrape makes them exact. `TokenProvider::served` counts them too.
+//!
+//! A limiter group is called what [`Builder::group`] says, or `blocking-0`, `blocking-1` and so on, in the order in which they are built. Keys and
+//! operations are numbered within their group, and each metric has its label.
 //!
 //! Names, fields and labels are stable, and none shows a secret.
 //!

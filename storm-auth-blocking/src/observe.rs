@@ -2,14 +2,28 @@
 
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::StatusCode;
 use storm_auth_core::Event;
 use storm_auth_core::driver::{Board, Landing, Measurement};
 use storm_auth_core::machine::TokenRequest;
 
+/// The name of the next limiter group that nobody has named. It tells the adapters apart, since a process may have both.
+pub(crate) fn next_group() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("blocking-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Runs what is foreign: a panic in it is its own. The panic hook has told it, and nothing here depends on it.
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+fn contained<T>(act: impl FnOnce() -> T) -> Option<T> {
+    panic::catch_unwind(AssertUnwindSafe(act)).ok()
+}
+
 #[cfg(feature = "tracing")]
-pub(crate) fn observe(event: &Event) {
+pub(crate) fn observe(event: &Event, group: &str) {
     use storm_auth_core::KeyId;
     use storm_auth_core::machine::{OpId, Severity};
 
@@ -18,6 +32,7 @@ pub(crate) fn observe(event: &Event) {
         ($level:ident) => {
             tracing::$level!(
                 target: "storm_auth",
+                group = group,
                 event = event.name(),
                 key = facts.key.map(KeyId::index),
                 op = facts.op.map(OpId::index),
@@ -39,7 +54,7 @@ pub(crate) fn observe(event: &Event) {
 }
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) fn observe(_event: &Event) {}
+pub(crate) fn observe(_event: &Event, _group: &str) {}
 
 /// The subscriber of the thread that starts a flight, so that the flight's events reach it too.
 pub(crate) struct Observer(#[cfg(feature = "tracing")] tracing::Dispatch);
@@ -63,28 +78,41 @@ impl Observer {
 /// The span of a token request. It is nobody's child, since it serves many callers and may outlive the one that started it; it follows
 /// from that one's span. A panic in a subscriber is its own here too.
 #[derive(Clone)]
-pub(crate) struct Span(#[cfg(feature = "tracing")] tracing::Span);
+pub(crate) struct Span(#[cfg(feature = "tracing")] Arc<Told>);
+
+#[cfg(feature = "tracing")]
+struct Told(tracing::Span);
+
+#[cfg(feature = "tracing")]
+impl Drop for Told {
+    /// The subscriber is told of it, on a thread that may be panicking.
+    fn drop(&mut self) {
+        let span = std::mem::replace(&mut self.0, tracing::Span::none());
+        contained(|| drop(span));
+    }
+}
 
 impl Span {
     #[cfg_attr(not(feature = "tracing"), allow(unused_variables, reason = "there is no span"))]
-    pub(crate) fn of(send: &TokenRequest) -> Self {
+    pub(crate) fn of(send: &TokenRequest, group: &str) -> Self {
         #[cfg(feature = "tracing")]
         {
             let begin = || {
-                let span = tracing::info_span!(
+                let span = Told(tracing::info_span!(
                     target: "storm_auth",
                     parent: None,
                     "storm_auth.token_request",
+                    group = group,
                     key = send.key.index(),
                     op = send.op.index(),
                     reason = send.reason.name(),
                     outcome = tracing::field::Empty,
                     status = tracing::field::Empty,
-                );
-                span.follows_from(tracing::Span::current());
+                ));
+                span.0.follows_from(tracing::Span::current());
                 span
             };
-            Self(panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|_| tracing::Span::none()))
+            Self(Arc::new(contained(begin).unwrap_or_else(|| Told(tracing::Span::none()))))
         }
         #[cfg(not(feature = "tracing"))]
         Self()
@@ -92,7 +120,12 @@ impl Span {
 
     pub(crate) fn enter<T>(&self, act: impl FnOnce() -> T) -> T {
         #[cfg(feature = "tracing")]
-        return self.0.in_scope(act);
+        {
+            let entered = contained(|| self.0.0.enter());
+            let result = panic::catch_unwind(AssertUnwindSafe(act));
+            contained(|| drop(entered));
+            result.unwrap_or_else(|panic| panic::resume_unwind(panic))
+        }
         #[cfg(not(feature = "tracing"))]
         act()
     }
@@ -101,85 +134,113 @@ impl Span {
     pub(crate) fn land(&self, landing: Landing, status: Option<StatusCode>) {
         #[cfg(feature = "tracing")]
         {
-            let _ = panic::catch_unwind(AssertUnwindSafe(|| {
-                self.0.record("outcome", landing.name());
+            contained(|| {
+                self.0.0.record("outcome", landing.name());
                 if let Some(status) = status {
-                    self.0.record("status", status.as_u16());
+                    self.0.0.record("status", status.as_u16());
                 }
-            }));
+            });
         }
     }
 }
 
 /// What is measured of a limiter group, and handed to `metrics`.
-#[derive(Debug, Default)]
-pub(crate) struct Meter(#[cfg(feature = "metrics")] storm_auth_core::driver::Served);
+#[derive(Debug)]
+pub(crate) struct Meter {
+    #[cfg(feature = "metrics")]
+    served: storm_auth_core::driver::Served,
+    #[cfg(feature = "metrics")]
+    group: Arc<str>,
+}
 
 #[cfg(feature = "metrics")]
 impl Meter {
+    pub(crate) fn new(group: Arc<str>) -> Self {
+        Self { served: storm_auth_core::driver::Served::default(), group }
+    }
+
     /// A board that is measured, and what its measurements are called.
     pub(crate) fn measure<W>(board: Board<W>) -> Board<W> {
-        use storm_auth_core::driver::{Metric, MetricKind};
+        use storm_auth_core::driver::{Metric, MetricKind, MetricUnit};
 
-        metrics::with_recorder(|recorder| {
-            for Metric { name, kind, description, .. } in Metric::ALL {
-                let unit = if name.ends_with("_seconds") { metrics::Unit::Seconds } else { metrics::Unit::Count };
+        let describe = |recorder: &dyn metrics::Recorder| {
+            for Metric { name, kind, unit, description, .. } in Metric::ALL.iter().copied() {
+                let unit = match unit {
+                    MetricUnit::Seconds => metrics::Unit::Seconds,
+                    _ => metrics::Unit::Count,
+                };
                 match kind {
                     MetricKind::Counter => recorder.describe_counter(name.into(), Some(unit), description.into()),
                     MetricKind::Gauge => recorder.describe_gauge(name.into(), Some(unit), description.into()),
                     MetricKind::Histogram => recorder.describe_histogram(name.into(), Some(unit), description.into()),
                 }
             }
-        });
+        };
+        contained(|| metrics::with_recorder(describe));
         board.measured()
     }
 
     /// A call was served from the cell.
     #[inline]
     pub(crate) fn served(&self, lane: usize) {
-        let count = self.0.count(lane);
+        let count = self.served.count(lane);
         if count > 0 {
-            emit(&Measurement::cached_calls(count));
+            self.emit(&Measurement::cached_calls(count));
         }
     }
 
     /// How many calls were served from the cells.
     pub(crate) fn total(&self) -> u64 {
-        self.0.total()
+        self.served.total()
     }
 
-    pub(crate) fn tell(&self, measurements: &[Measurement]) {
-        let served = self.0.take();
+    /// Tells how many calls were served that nobody has told yet.
+    pub(crate) fn tell_served(&self) {
+        let served = self.served.take();
         if served > 0 {
-            emit(&Measurement::cached_calls(served));
+            self.emit(&Measurement::cached_calls(served));
         }
-        measurements.iter().for_each(emit);
     }
-}
 
-/// Hands it on. A panic in a recorder is its own.
-#[cfg(feature = "metrics")]
-#[cold]
-fn emit(measurement: &Measurement) {
-    use storm_auth_core::driver::Reading;
+    /// Hands measurements on, and what was served meanwhile. Says whether there were any: served calls alone do not count, or whoever
+    /// waits would be awake for as long as others are served.
+    pub(crate) fn tell(&self, measurements: &[Measurement]) -> bool {
+        if measurements.is_empty() {
+            return false;
+        }
+        self.tell_served();
+        measurements.iter().for_each(|measurement| self.emit(measurement));
+        true
+    }
 
-    static METADATA: metrics::Metadata<'_> =
-        metrics::Metadata::new("storm_auth", metrics::Level::INFO, Some(module_path!()));
+    #[cold]
+    fn emit(&self, measurement: &Measurement) {
+        use metrics::Label;
+        use storm_auth_core::driver::{Metric, Reading};
 
-    let metric = &measurement.metric;
-    let labels = metric.label.zip(measurement.label.clone()).map(|(name, value)| metrics::Label::new(name, value));
-    let key = metrics::Key::from_parts(metric.name, labels.into_iter().collect::<Vec<_>>());
-    let _ = panic::catch_unwind(AssertUnwindSafe(|| {
-        metrics::with_recorder(|recorder| match measurement.value {
-            Reading::Add(count) => recorder.register_counter(&key, &METADATA).increment(count),
-            Reading::Set(value) => recorder.register_gauge(&key, &METADATA).set(value),
-            Reading::Record(value) => recorder.register_histogram(&key, &METADATA).record(value),
+        static METADATA: metrics::Metadata<'_> =
+            metrics::Metadata::new("storm_auth", metrics::Level::INFO, Some(module_path!()));
+
+        let metric = &measurement.metric;
+        let own = metric.label.zip(measurement.label.clone()).map(|(name, value)| Label::new(name, value));
+        let group = Label::new(Metric::GROUP, self.group.clone());
+        let key = metrics::Key::from_parts(metric.name, [group].into_iter().chain(own).collect::<Vec<_>>());
+        contained(|| {
+            metrics::with_recorder(|recorder| match measurement.value {
+                Reading::Add(count) => recorder.register_counter(&key, &METADATA).increment(count),
+                Reading::Set(value) => recorder.register_gauge(&key, &METADATA).set(value),
+                Reading::Record(value) => recorder.register_histogram(&key, &METADATA).record(value),
+            });
         });
-    }));
+    }
 }
 
 #[cfg(not(feature = "metrics"))]
 impl Meter {
+    pub(crate) fn new(_group: Arc<str>) -> Self {
+        Self {}
+    }
+
     pub(crate) fn measure<W>(board: Board<W>) -> Board<W> {
         board
     }
@@ -187,5 +248,9 @@ impl Meter {
     #[inline]
     pub(crate) fn served(&self, _lane: usize) {}
 
-    pub(crate) fn tell(&self, _measurements: &[Measurement]) {}
+    pub(crate) fn tell_served(&self) {}
+
+    pub(crate) fn tell(&self, _measurements: &[Measurement]) -> bool {
+        false
+    }
 }

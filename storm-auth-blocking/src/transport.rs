@@ -225,7 +225,9 @@ mod tests {
     }
 
     fn request(url: &str, patience: Duration) -> machine::TokenRequest {
-        machine::TokenRequest { patience, ..asking(url).1 }
+        let mut send = asking(url).1;
+        send.patience = patience;
+        send
     }
 
     /// What a machine makes of an answer: the header, or an error.

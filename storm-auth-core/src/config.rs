@@ -109,10 +109,12 @@ pub struct Settings {
     application_header: Option<String>,
     http_hosts: HttpHosts,
     policy: Policy,
+    group: Option<String>,
 }
 
 /// Checked settings: what a machine and a client are built from.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// Whose token is asked for, where, and with which scope.
     pub key: Key,
@@ -120,6 +122,8 @@ pub struct Config {
     pub api: Option<Api>,
     /// How the machine behaves.
     pub policy: Policy,
+    /// What the limiter group is called where it is told of; `None` when it has no name.
+    pub group: Option<String>,
 }
 
 impl Settings {
@@ -217,6 +221,12 @@ impl Settings {
         self
     }
 
+    /// The name of the limiter group in logs and metrics, where a process has several.
+    pub fn group(mut self, name: impl Into<String>) -> Self {
+        self.group = Some(name.into());
+        self
+    }
+
     /// How long a caller waits for a token unless it says otherwise.
     pub fn caller_deadline(mut self, span: Duration) -> Self {
         self.policy.caller_deadline = span;
@@ -292,6 +302,7 @@ impl Settings {
             key: Key::new(token_url, credentials, scope),
             api: Api::new(api_urls, header, self.application_id),
             policy: self.policy,
+            group: self.group,
         })
     }
 }

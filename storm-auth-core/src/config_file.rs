@@ -16,6 +16,7 @@
 //! | `application_id` | the application id, a number |
 //! | `application_header` | the header that carries it, `ApplicationId` unless it is set |
 //! | `egress` | a label of the address that token requests leave by |
+//! | `group` | the name of the limiter group in logs and metrics |
 //! | `budget` | `{ per_minute = 3, burst = 20 }`, or `"unlimited"` |
 //! | `caller_deadline` | how long a call waits for a token, in seconds |
 //! | `danger_allow_http` | a host, or a list of hosts, that plain http is taken for |
@@ -81,6 +82,7 @@ pub struct FileSettings {
     application_id: Option<Given>,
     application_header: Option<Given>,
     egress: Option<Given>,
+    group: Option<Given>,
     budget: Option<Given>,
     caller_deadline: Option<Given>,
     danger_allow_http: Option<Given>,
@@ -279,6 +281,7 @@ impl fmt::Debug for FileSettings {
             ("application_id", self.application_id.is_some()),
             ("application_header", self.application_header.is_some()),
             ("egress", self.egress.is_some()),
+            ("group", self.group.is_some()),
             ("budget", self.budget.is_some()),
             ("caller_deadline", self.caller_deadline.is_some()),
             ("danger_allow_http", self.danger_allow_http.is_some()),
@@ -487,6 +490,12 @@ impl Draft {
         let given = config.egress.as_ref().map(|given| (Source::Key(key), given.text(field, key)));
         if let Some(label) = self.note(field, given, |label| Ok(label.to_owned()), None) {
             self.set(|settings| settings.egress(label));
+        }
+
+        let (field, key) = (Field::Group, "group");
+        let given = config.group.as_ref().map(|given| (Source::Key(key), given.text(field, key)));
+        if let Some(name) = self.note(field, given, |name| Ok(name.to_owned()), None) {
+            self.set(|settings| settings.group(name));
         }
 
         let given = config.budget.as_ref().map(|given| (Source::Key("budget"), budget(given)));

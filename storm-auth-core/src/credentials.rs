@@ -152,6 +152,21 @@ impl CredentialsFailure {
     pub fn new(detail: impl Into<String>) -> Self {
         Self { detail: detail.into() }
     }
+
+    /// Nobody could be had to look there.
+    pub fn not_looked() -> Self {
+        Self::new("no thread could be had to look there")
+    }
+
+    /// Whoever looked there panicked.
+    pub fn panicked() -> Self {
+        Self::new("their source panicked; the panic's own message says why")
+    }
+
+    /// Whoever looked there ended without an answer, where that may be a runtime's doing.
+    pub fn unanswered() -> Self {
+        Self::new("their source ended without an answer: it panicked, or its runtime went away")
+    }
 }
 
 impl fmt::Display for CredentialsFailure {

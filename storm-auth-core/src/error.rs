@@ -126,6 +126,8 @@ pub enum Field {
     Environment,
     /// The label of the address that token requests leave by.
     Egress,
+    /// The name of the limiter group.
+    Group,
     /// How long a caller waits for a token.
     CallerDeadline,
     /// The hosts for which plain http is taken.
@@ -155,6 +157,7 @@ impl Field {
             Self::Logging => ("logger", None),
             Self::Environment => ("environment", None),
             Self::Egress => ("egress label", None),
+            Self::Group => ("limiter group's name", None),
             Self::CallerDeadline => ("caller's deadline", None),
             Self::HttpHosts => ("hosts of plain http", None),
         }

@@ -91,6 +91,7 @@ mod tests {
             Field::Logging => Field::Logging,
             Field::Environment => Field::Environment,
             Field::Egress => Field::Egress,
+            Field::Group => Field::Group,
             Field::CallerDeadline => Field::CallerDeadline,
             Field::HttpHosts => Field::HttpHosts,
         });

@@ -20,6 +20,7 @@ client_secret_next_file = "next"
 application_id = 1042
 application_header = "application-id"
 egress = "frankfurt"
+group = "acme"
 budget = { per_minute = 60, burst = 10 }
 caller_deadline = 2.5
 danger_allow_http = "emulator"
@@ -56,6 +57,7 @@ fn every_key_counts() {
     assert_eq!(config.policy.budget, Budget::per_minute(60, 10));
     assert_eq!(config.policy.caller_deadline, Duration::from_millis(2_500));
     assert_eq!(config.policy.egress, "frankfurt");
+    assert_eq!(config.group.as_deref(), Some("acme"));
     let api = config.api.unwrap();
     assert_eq!(api.target("/products").unwrap(), "http://emulator:8080/base/products");
     assert!(api.allows(&"https://files.acme.example/a".parse().unwrap()));
@@ -115,6 +117,7 @@ fn each_wrong_value_is_named_with_what_belongs_there_and_never_shown() {
             "not a header name; use one like application-id",
         ),
         ("egress = 1979-05-27", Field::Egress, text),
+        ("group = 7", Field::Group, text),
         ("budget = 'Canary-7d1f'", Field::Budget, budget),
         ("budget = { per_minute = 3 }", Field::Budget, budget),
         ("budget = { per_minute = 3, burst = 20, more = 1 }", Field::Budget, budget),

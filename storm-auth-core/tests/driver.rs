@@ -65,7 +65,10 @@ impl Desk {
     }
 
     fn work(&mut self) -> Work<usize> {
-        self.board.take_work()
+        let work = self.board.take_work();
+        // They are set at once.
+        assert!(work.gauges.is_empty() || self.board.next_gauges().is_empty());
+        work
     }
 
     #[track_caller]
@@ -600,20 +603,20 @@ fn r54_a_board_in_a_child_wakes_nobody_of_its_parents_and_serves_on() {
 
 /// What was measured, as `name{label} value`.
 fn measured(work: &Work<usize>) -> Vec<String> {
-    (work.measurements.iter())
-        .map(|Measurement { metric, label, value }| {
-            assert_eq!(metric.label.is_some(), label.is_some(), "{metric:?}");
-            assert!(Metric::ALL.contains(metric), "{metric:?}");
-            let label = label.as_deref().map_or(String::new(), |label| format!("{{{label}}}"));
-            let (kind, value) = match value {
-                Reading::Add(count) => (MetricKind::Counter, count.to_string()),
-                Reading::Set(value) => (MetricKind::Gauge, value.to_string()),
-                Reading::Record(span) => (MetricKind::Histogram, span.to_string()),
-            };
-            assert_eq!(metric.kind, kind, "{metric:?}");
-            format!("{}{label} {value}", metric.name.trim_start_matches("storm_auth_"))
-        })
-        .collect()
+    (work.measurements.iter().chain(&work.gauges)).map(shown).collect()
+}
+
+fn shown(Measurement { metric, label, value, .. }: &Measurement) -> String {
+    assert_eq!(metric.label.is_some(), label.is_some(), "{metric:?}");
+    assert!(Metric::ALL.contains(metric), "{metric:?}");
+    let label = label.as_deref().map_or(String::new(), |label| format!("{{{label}}}"));
+    let (kind, value) = match value {
+        Reading::Add(count) => (MetricKind::Counter, count.to_string()),
+        Reading::Set(value) => (MetricKind::Gauge, value.to_string()),
+        Reading::Record(span) => (MetricKind::Histogram, span.to_string()),
+    };
+    assert_eq!(metric.kind, kind, "{metric:?}");
+    format!("{}{label} {value}", metric.name.trim_start_matches("storm_auth_"))
 }
 
 fn metered() -> Desk {
@@ -638,10 +641,10 @@ fn r79_a_board_measures_calls_requests_and_what_came_of_them() {
     let landed = [
         "token_request_seconds{granted} 0.25",
         "events_total{token_granted} 1",
-        "token_expiry_timestamp_seconds{0} 1700000590",
         "calls_total{waited} 1",
         "wait_seconds{waited} 0.25",
         "token_outcomes_total{granted} 1",
+        "token_expiry_timestamp_seconds{0} 1700000590",
         "budget_left 20",
     ];
     assert_eq!(measured(&desk.work()), landed);
@@ -704,6 +707,41 @@ fn r79_a_throttle_is_measured_with_its_gate() {
     // Who comes then is turned away at once.
     assert!(matches!(desk.acquire(), Acquire::Failed(_)));
     assert_eq!(measured(&desk.work()), ["calls_total{failed} 1"]);
+}
+
+/// What is told after unlocking may be overtaken; so whoever sets gauges is alone, and sets what has changed meanwhile.
+#[test]
+fn r79_no_gauge_ends_on_a_value_that_is_not_its_last_one() {
+    let mut desk = metered();
+    let waiter = desk.wait();
+    let send = desk.send();
+    let now = desk.at(250);
+    desk.board.report(send.op, Ok(granted("first", 600)), now);
+    let slow = desk.board.take_work();
+    assert_eq!(slow.gauges.iter().map(shown).collect::<Vec<_>>()[0], "token_expiry_timestamp_seconds{0} 1700000590");
+
+    // The slow one has not set it yet when two others find the token rejected and replaced, and are done.
+    let token = desk.board.poll_wait(waiter, 0).unwrap().unwrap();
+    desk.board.command(now, |machine| machine.invalidate(token.id(), now));
+    let quick = desk.board.take_work();
+    assert!(quick.gauges.is_empty() && !quick.measurements.is_empty(), "{quick:?}");
+    desk.wait();
+    let send = desk.board.take_work().sends.pop_front().unwrap();
+    let now = desk.at(10_250);
+    desk.board.report(send.op, Ok(granted("second", 600)), now);
+    assert!(desk.board.take_wakes().gauges.is_empty());
+    let gauges = |desk: &mut Desk| desk.board.next_gauges().iter().map(shown).collect::<Vec<_>>();
+    assert_eq!(gauges(&mut desk), ["token_expiry_timestamp_seconds{0} 1700000590.25", "budget_left 19"]);
+    assert!(gauges(&mut desk).is_empty());
+
+    // And the next one sets them again; a child does so as well, whatever its parent was about to do.
+    desk.board.in_process(1, desk.now);
+    desk.at(470_000);
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    assert_eq!(desk.board.take_work().gauges.len(), 1);
+    desk.board.in_process(2, desk.now);
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    assert_eq!(desk.board.take_work().gauges.len(), 1);
 }
 
 #[test]

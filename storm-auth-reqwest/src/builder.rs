@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::driver::{Driver, Handle, OnEvent, Runway, Source};
 use crate::env;
 use crate::error::Error;
+use crate::observe;
 use crate::provider::TokenProvider;
 use crate::transport::{self, Transport};
 
@@ -90,7 +91,8 @@ impl Builder {
     }
 
     /// Shares the limiter group of another provider, its budget, its gate and its store: for a second tenant behind the same address,
-    /// even on another host. Policy, budget, token client, clock, seed and events are then that provider's.
+    /// even on another host. Policy, budget, token client, clock, seed, events and the group's name are then that
+    /// provider's.
     pub fn share_limiter(mut self, provider: &TokenProvider) -> Self {
         self.limiter = Some(provider.clone());
         self
@@ -234,7 +236,7 @@ impl Builder {
             Some(Origin::Source(source)) => (self.settings, Some(source)),
             None => (self.settings, None),
         };
-        let Config { key, api, policy } = settings.check()?;
+        let Config { key, api, policy, group, .. } = settings.check()?;
         if let Some(provider) = self.limiter {
             return Ok((provider.for_key(key).with_source(source), api));
         }
@@ -244,7 +246,8 @@ impl Builder {
         if self.store.is_some() {
             machine.share();
         }
-        let driver = Driver::new(machine, self.clock, transport, runway, self.store, self.on_event);
+        let group = group.unwrap_or_else(observe::next_group);
+        let driver = Driver::new(machine, self.clock, transport, runway, self.store, self.on_event, group);
         Ok((TokenProvider::new(Arc::new(Handle(driver)), key).with_source(source), api))
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct Driver {
     runway: Runway,
     store: Option<Arc<dyn TokenStore>>,
     on_event: Option<Arc<OnEvent>>,
+    /// The limiter group's name.
+    group: Arc<str>,
     meter: Meter,
     /// Closed when the driver goes: flights end then, with their sockets. A child has one of its own, since its parent's is
     /// linked to what lay on the stacks of its parent's flights.
@@ -85,13 +87,15 @@ impl Driver {
         runway: Runway,
         store: Option<Arc<dyn TokenStore>>,
         on_event: Option<Arc<OnEvent>>,
+        group: String,
     ) -> Arc<Self> {
         let lanes = thread::available_parallelism().map_or(1, usize::from);
         let board = Mutex::new(Meter::measure(Board::new(machine, lanes)));
         let process = process::id();
         let hang_up = PerProcess::new(Arc::new(watch::Sender::new(())), process);
-        let (sources, meter) = (Mutex::new(BTreeMap::new()), Meter::default());
-        Arc::new(Self { board, sources, clock, transport, runway, store, on_event, meter, hang_up, process })
+        let group = Arc::<str>::from(group);
+        let (sources, meter) = (Mutex::new(BTreeMap::new()), Meter::new(group.clone()));
+        Arc::new(Self { board, sources, clock, transport, runway, store, on_event, group, meter, hang_up, process })
     }
 
     fn hang_up(&self) -> Arc<watch::Sender<()>> {
@@ -232,7 +236,8 @@ impl Driver {
 
     fn perform(self: &Arc<Self>, work: Work<Waker>) {
         work.wakes.into_iter().for_each(Waker::wake);
-        work.looks.into_iter().for_each(|look| self.look(look));
+        // What is foreign may sleep on this thread, and so take what wakes it for us: a subscriber, a recorder or a callback.
+        let mut told = !work.sends.is_empty() || !work.events.is_empty();
         for send in work.sends {
             if send.leased {
                 let op = send.op;
@@ -241,27 +246,32 @@ impl Driver {
             }
             self.launch(send);
         }
+        work.looks.into_iter().for_each(|look| self.look(look));
         if work.store {
             self.go_to_store();
+        }
+        told |= self.meter.tell(&work.measurements);
+        let mut gauges = work.gauges;
+        while !gauges.is_empty() {
+            told |= self.meter.tell(&gauges);
+            gauges = self.lock().next_gauges();
         }
         for event in &work.events {
             // A panic in a subscriber or a callback is its own: the panic hook has told it, and nothing here depends on it.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| {
-                observe::observe(event);
+                observe::observe(event, &self.group);
                 if let Some(on_event) = &self.on_event {
                     on_event(event);
                 }
             }));
         }
-        self.meter.tell(&work.measurements);
-        if !work.events.is_empty() {
-            // A callback may have slept on this thread, and so have taken what woke it for us.
+        if told {
             thread::current().unpark();
         }
     }
 
     fn launch(self: &Arc<Self>, send: TokenRequest) {
-        let span = Span::of(&send);
+        let span = Span::of(&send, &self.group);
         let flight = Flight { driver: Arc::downgrade(self), op: Some(send.op), span: span.clone() };
         let (transport, here) = (self.transport.clone(), self.while_here());
         let request = async move {
@@ -304,7 +314,7 @@ impl Driver {
                 look.end(found);
             }
         };
-        let observer = crate::observe::Observer::current();
+        let observer = Observer::current();
         let go: Box<dyn FnOnce() + Send> = match (source, runtime) {
             (Source::Async(ask), Some(runtime)) => return drop(runtime.spawn(asking(ask, look))),
             (Source::Async(ask), None) => {
@@ -320,7 +330,7 @@ impl Driver {
             }),
         };
         match runtime {
-            Some(runtime) => drop(runtime.spawn_blocking(go)),
+            Some(runtime) => go_on(runtime, go),
             // When no thread can be had, the closure is dropped, and the look with it.
             None => drop(thread::Builder::new().name("storm-auth-source".into()).spawn(go)),
         }
@@ -333,7 +343,7 @@ impl Driver {
         let observer = Observer::current();
         let go = move || observer.carry(|| errand.run(&*store));
         match &self.runway {
-            Runway::Runtime(runtime) if self.process == process::id() => drop(runtime.spawn_blocking(go)),
+            Runway::Runtime(runtime) if self.process == process::id() => go_on(runtime, go),
             // When no thread can be had, the closure is dropped, and the errand with it.
             _ => drop(thread::Builder::new().name("storm-auth-store".into()).spawn(go)),
         }
@@ -375,7 +385,7 @@ impl Drop for Driver {
         drop(self.hang_up());
         self.lock().dismiss().into_iter().for_each(Waker::wake);
         // The calls since the last time that anything happened.
-        self.meter.tell(&[]);
+        self.meter.tell_served();
     }
 }
 
@@ -402,6 +412,12 @@ fn run_alone<F: Future>(future: F) -> io::Result<F::Output> {
     // A name resolution that still runs is not waited for.
     runtime.shutdown_background();
     Ok(output)
+}
+
+/// Lets a thread of the runtime do it. When none can be had, tokio panics and keeps it for the first one that can, or drops it with the
+/// runtime.
+fn go_on(runtime: &tokio::runtime::Handle, go: impl FnOnce() + Send + 'static) {
+    let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(runtime.spawn_blocking(go))));
 }
 
 /// A request under way. However it ends, it is reported: by its outcome, or, when its thread panicked or its runtime went
@@ -459,13 +475,13 @@ impl Drop for Look {
     fn drop(&mut self) {
         if let (Some(op), Some(driver)) = (self.op.take(), self.driver.upgrade()) {
             let why = match self.begun {
-                true => "their source ended without an answer: it panicked, or its runtime went away",
-                false => "no thread could be had to look there",
+                true => CredentialsFailure::unanswered(),
+                false => CredentialsFailure::not_looked(),
             };
             let work = {
                 let mut board = driver.lock();
                 let now = driver.clock.now();
-                board.report_credentials(op, Err(CredentialsFailure::new(why)), now);
+                board.report_credentials(op, Err(why), now);
                 board.take_wakes()
             };
             driver.perform(work);

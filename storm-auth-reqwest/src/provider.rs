@@ -158,6 +158,7 @@ impl TokenProvider {
 
     /// The state of the limiter group and its keys, for a health endpoint.
     pub fn status(&self) -> Status {
+        self.driver.meter().tell_served();
         self.driver.command(|machine, now| machine.status(now))
     }
 

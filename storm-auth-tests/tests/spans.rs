@@ -40,12 +40,19 @@ fn a_token_request_on_a_runtime_of_the_callers_has_a_span_over_reqwest() {
     let emulator = Emulator::start();
     let (ears, ()) = Ears::hear(|| {
         let runtime = block_on(async { tokio::runtime::Handle::current() });
-        let builder = storm_auth_reqwest::Builder::from(settings(&emulator)).flights_on(runtime);
+        let builder = storm_auth_reqwest::Builder::from(settings(&emulator)).group("acme").flights_on(runtime);
         block_on(builder.build_tokens().unwrap().token()).unwrap();
     });
     assert_eq!(
         ears.spans(),
-        [fields(&[("key", "0"), ("op", "0"), ("reason", "first"), ("outcome", "granted"), ("status", "200")])]
+        [fields(&[
+            ("group", "acme"),
+            ("key", "0"),
+            ("op", "0"),
+            ("reason", "first"),
+            ("outcome", "granted"),
+            ("status", "200")
+        ])]
     );
 }
 
@@ -70,6 +77,16 @@ fn r58_neither_spans_nor_events_show_a_secret_over_ureq() {
 }
 
 #[test]
+fn limiter_groups_are_told_apart_over_reqwest() {
+    limiter_groups_are_told_apart::<OverReqwest>("reqwest-");
+}
+
+#[test]
+fn limiter_groups_are_told_apart_over_ureq() {
+    limiter_groups_are_told_apart::<OverUreq>("blocking-");
+}
+
+#[test]
 fn r52_a_panic_in_a_subscriber_is_its_own_over_reqwest() {
     r52_a_panic_in_a_subscriber_is_its_own::<OverReqwest>();
 }
@@ -77,6 +94,19 @@ fn r52_a_panic_in_a_subscriber_is_its_own_over_reqwest() {
 #[test]
 fn r52_a_panic_in_a_subscriber_is_its_own_over_ureq() {
     r52_a_panic_in_a_subscriber_is_its_own::<OverUreq>();
+}
+
+#[test]
+fn r52_a_panic_in_a_subscriber_is_its_own_on_a_runtime_of_the_callers_over_reqwest() {
+    for place in PLACES {
+        let emulator = Emulator::start();
+        tracing::subscriber::with_default(Panics(place), || {
+            let runtime = block_on(async { tokio::runtime::Handle::current() });
+            let builder = storm_auth_reqwest::Builder::from(settings(&emulator)).flights_on(runtime);
+            block_on(builder.build_tokens().unwrap().token()).unwrap();
+        });
+        assert_eq!(emulator.token_requests(), 1, "{place}");
+    }
 }
 
 type Fields = BTreeMap<&'static str, String>;
@@ -171,7 +201,7 @@ fn fields(expected: &[(&'static str, &str)]) -> Fields {
 fn each_token_request_has_a_span_with_what_came_of_it<A: Adapter>() {
     let emulator = Emulator::start();
     let (ears, tokens) = Ears::hear(|| {
-        let tokens = Setup::<A>::at(&emulator).tokens();
+        let tokens = Setup::<A>::at(&emulator).set(|settings| settings.group("acme")).tokens();
         let token = A::token(&tokens).unwrap();
         A::invalidate(&tokens, token.id());
         A::token(&tokens).unwrap();
@@ -184,26 +214,58 @@ fn each_token_request_has_a_span_with_what_came_of_it<A: Adapter>() {
     assert_eq!(
         ears.spans(),
         [
-            fields(&[("key", "0"), ("op", "0"), ("reason", "first"), ("outcome", "granted"), ("status", "200")]),
-            fields(&[("key", "0"), ("op", "1"), ("reason", "rejected"), ("outcome", "granted"), ("status", "200")]),
-            fields(&[("key", "1"), ("op", "2"), ("reason", "first"), ("outcome", "refused"), ("status", "400")]),
-            fields(&[("key", "2"), ("op", "3"), ("reason", "first"), ("outcome", "throttled"), ("status", "429")]),
+            fields(&[
+                ("group", "acme"),
+                ("key", "0"),
+                ("op", "0"),
+                ("reason", "first"),
+                ("outcome", "granted"),
+                ("status", "200")
+            ]),
+            fields(&[
+                ("group", "acme"),
+                ("key", "0"),
+                ("op", "1"),
+                ("reason", "rejected"),
+                ("outcome", "granted"),
+                ("status", "200")
+            ]),
+            fields(&[
+                ("group", "acme"),
+                ("key", "1"),
+                ("op", "2"),
+                ("reason", "first"),
+                ("outcome", "refused"),
+                ("status", "400")
+            ]),
+            fields(&[
+                ("group", "acme"),
+                ("key", "2"),
+                ("op", "3"),
+                ("reason", "first"),
+                ("outcome", "throttled"),
+                ("status", "429")
+            ]),
         ]
     );
     drop(tokens);
 
     let nowhere = "http://127.0.0.1:9/token";
     let (ears, _) = Ears::hear(|| {
-        A::token(&Setup::<A>::at(&emulator).set(|settings| settings.token_url(nowhere)).tokens()).unwrap_err()
+        A::token(&Setup::<A>::at(&emulator).set(|settings| settings.group("acme").token_url(nowhere)).tokens())
+            .unwrap_err()
     });
-    assert_eq!(ears.spans(), [fields(&[("key", "0"), ("op", "0"), ("reason", "first"), ("outcome", "connect")])]);
+    assert_eq!(
+        ears.spans(),
+        [fields(&[("group", "acme"), ("key", "0"), ("op", "0"), ("reason", "first"), ("outcome", "connect")])]
+    );
 }
 
 fn each_event_has_its_name_and_facts<A: Adapter>() {
     let emulator = Emulator::start();
     let events = Events::default();
     let (ears, ()) = Ears::hear(|| {
-        let tokens = Setup::<A>::at(&emulator).events(&events).tokens();
+        let tokens = Setup::<A>::at(&emulator).set(|settings| settings.group("acme")).events(&events).tokens();
         let token = A::token(&tokens).unwrap();
         A::invalidate(&tokens, token.id());
         emulator.fail_next(Endpoint::Token, 1, Fault::json(400, r#"{"error":"invalid_scope"}"#));
@@ -218,6 +280,7 @@ fn each_event_has_its_name_and_facts<A: Adapter>() {
         let text = event.to_string();
         let fields = heard.events.iter().find(|fields| fields["message"] == text).unwrap();
         assert_eq!(fields["event"], event.name());
+        assert_eq!(fields["group"], "acme");
         let facts = event.facts();
         let fact = |name: &str| fields.get(name).cloned();
         assert_eq!(fact("key"), facts.key.map(|key| key.index().to_string()), "{event}");
@@ -258,8 +321,35 @@ fn r58_neither_spans_nor_events_show_a_secret<A: Adapter>() {
     }
 }
 
-/// Wants to hear everything, and bears nothing.
-struct Panics;
+fn limiter_groups_are_told_apart<A: Adapter>(unnamed: &str) {
+    let emulator = Emulator::start();
+    let (ears, tokens) = Ears::hear(|| {
+        let named = Setup::<A>::at(&emulator).set(|settings| settings.group("acme"));
+        let tokens = [named.tokens(), Setup::<A>::at(&emulator).tokens(), Setup::<A>::at(&emulator).tokens()];
+        tokens.iter().for_each(|tokens| drop(A::token(tokens).unwrap()));
+        // What is derived from a provider is of its group.
+        A::token(&A::for_scope(&tokens[1], Scope::new("other").unwrap())).unwrap_err();
+        tokens
+    });
+    let groups: Vec<_> = ears.spans().into_iter().map(|fields| fields["group"].clone()).collect();
+    assert_eq!(groups[0], "acme");
+    assert!(groups[1].starts_with(unnamed) && groups[2].starts_with(unnamed), "{groups:?}");
+    assert_ne!(groups[1], groups[2]);
+    assert_eq!(groups[3], groups[1]);
+    drop(tokens);
+}
+
+/// Where a subscriber is told something.
+const PLACES: [&str; 7] = ["new_span", "enter", "exit", "record", "event", "clone_span", "try_close"];
+
+/// Wants to hear everything, and does not bear this.
+struct Panics(&'static str);
+
+impl Panics {
+    fn hear(&self, place: &str) {
+        assert_ne!(self.0, place, "the caller's own panic");
+    }
+}
 
 impl Subscriber for Panics {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -267,29 +357,48 @@ impl Subscriber for Panics {
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
-        panic!("the caller's own panic");
+        self.hear("new_span");
+        Id::from_u64(1)
     }
 
-    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record(&self, _: &Id, _: &Record<'_>) {
+        self.hear("record");
+    }
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, _: &tracing::Event<'_>) {
-        panic!("the caller's own panic");
+        self.hear("event");
     }
 
-    fn enter(&self, _: &Id) {}
+    fn enter(&self, _: &Id) {
+        self.hear("enter");
+    }
 
-    fn exit(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {
+        self.hear("exit");
+    }
+
+    fn clone_span(&self, id: &Id) -> Id {
+        self.hear("clone_span");
+        id.clone()
+    }
+
+    fn try_close(&self, _: Id) -> bool {
+        self.hear("try_close");
+        false
+    }
 }
 
 fn r52_a_panic_in_a_subscriber_is_its_own<A: Adapter>() {
-    let emulator = Emulator::start();
-    tracing::subscriber::with_default(Panics, || {
-        let tokens = Setup::<A>::at(&emulator).tokens();
-        let token = A::token(&tokens).unwrap();
-        A::invalidate(&tokens, token.id());
-        A::token(&tokens).unwrap();
-    });
-    assert_eq!(emulator.token_requests(), 2);
+    for place in PLACES {
+        let emulator = Emulator::start();
+        tracing::subscriber::with_default(Panics(place), || {
+            let tokens = Setup::<A>::at(&emulator).tokens();
+            let token = A::token(&tokens).unwrap();
+            A::invalidate(&tokens, token.id());
+            A::token(&tokens).unwrap();
+        });
+        assert_eq!(emulator.token_requests(), 2, "{place}");
+    }
 }

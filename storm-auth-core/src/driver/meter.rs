@@ -13,6 +13,9 @@ use crate::time::{Mono, Now, Unix};
 
 /// A metric: its name and what it tells. Names and labels are stable, and the labels have few values.
 ///
+/// Each has the label [`group`](Self::GROUP) beside its own: which limiter group of the process it is about. Its value is the driver's to
+/// give, as a name that the user chose or a number.
+///
 /// | metric | kind | label | |
 /// |---|---|---|---|
 /// | `storm_auth_calls_total` | counter | `state` | calls for a token: `cached` (in memory), `ready` (there when the machine was asked), `waited` (it came), `failed` (it did not), `given_up` (the caller went away) |
@@ -28,18 +31,21 @@ use crate::time::{Mono, Now, Unix};
 /// | `storm_auth_store_failures_total` | counter | | operations that the store could not do |
 /// | `storm_auth_events_total` | counter | `event` | events, by [their names](Event::name): closed gates, rejected tokens, abandoned replays, … |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Metric {
     /// Its name.
     pub name: &'static str,
     /// What kind it is.
     pub kind: MetricKind,
-    /// Its only label, where it has one.
+    /// What it is counted in.
+    pub unit: MetricUnit,
+    /// Its only label beside the group's, where it has one.
     pub label: Option<&'static str>,
     /// What it tells, for people.
     pub description: &'static str,
 }
 
-/// The kinds of metric.
+/// The kinds of metric. There will be no other one: a driver that hands metrics on has to know each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MetricKind {
     /// A number that only grows.
@@ -50,7 +56,20 @@ pub enum MetricKind {
     Histogram,
 }
 
+/// What a metric is counted in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum MetricUnit {
+    /// Whole things.
+    Count,
+    /// Seconds: of a span, or since 1970.
+    Seconds,
+}
+
 impl Metric {
+    /// The name of the label that all have.
+    pub const GROUP: &'static str = "group";
+
     /// Calls for a token, by state.
     pub const CALLS: Self = Self::counter("storm_auth_calls_total", Some("state"), "calls for a token");
     const WAITS: Self = Self::histogram("storm_auth_wait_seconds", "state", "how long a call waited for a token");
@@ -62,15 +81,18 @@ impl Metric {
         Self::histogram("storm_auth_token_request_seconds", "outcome", "how long token requests took");
     const EXPIRY: Self = Self::gauge(
         "storm_auth_token_expiry_timestamp_seconds",
+        MetricUnit::Seconds,
         Some("key"),
         "when the held token is no longer handed out, since 1970",
     );
     const GATE: Self = Self::gauge(
         "storm_auth_gate_closed_until_timestamp_seconds",
+        MetricUnit::Seconds,
         None,
         "until when the gate was closed last, since 1970",
     );
-    const BUDGET: Self = Self::gauge("storm_auth_budget_left", None, "token requests that may go at once");
+    const BUDGET: Self =
+        Self::gauge("storm_auth_budget_left", MetricUnit::Count, None, "token requests that may go at once");
     const LEASES: Self =
         Self::counter("storm_auth_leases_total", Some("outcome"), "what the store answered to who asked for a lease");
     const RECORDS: Self = Self::counter("storm_auth_store_records_total", Some("result"), "looks into the token store");
@@ -79,7 +101,7 @@ impl Metric {
     const EVENTS: Self = Self::counter("storm_auth_events_total", Some("event"), "events by name");
 
     /// All of them, to be described to a metrics library.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: &'static [Self] = &[
         Self::CALLS,
         Self::WAITS,
         Self::REQUESTS,
@@ -95,20 +117,26 @@ impl Metric {
     ];
 
     const fn counter(name: &'static str, label: Option<&'static str>, description: &'static str) -> Self {
-        Self { name, kind: MetricKind::Counter, label, description }
+        Self { name, kind: MetricKind::Counter, unit: MetricUnit::Count, label, description }
     }
 
-    const fn gauge(name: &'static str, label: Option<&'static str>, description: &'static str) -> Self {
-        Self { name, kind: MetricKind::Gauge, label, description }
+    const fn gauge(
+        name: &'static str,
+        unit: MetricUnit,
+        label: Option<&'static str>,
+        description: &'static str,
+    ) -> Self {
+        Self { name, kind: MetricKind::Gauge, unit, label, description }
     }
 
     const fn histogram(name: &'static str, label: &'static str, description: &'static str) -> Self {
-        Self { name, kind: MetricKind::Histogram, label: Some(label), description }
+        Self { name, kind: MetricKind::Histogram, unit: MetricUnit::Seconds, label: Some(label), description }
     }
 }
 
 /// One measurement, to be handed to a metrics library.
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Measurement {
     /// What was measured.
     pub metric: Metric,
@@ -118,7 +146,7 @@ pub struct Measurement {
     pub value: Reading,
 }
 
-/// What was read, for each [`MetricKind`].
+/// What was read, one for each [`MetricKind`].
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Reading {
     /// To be added to a counter.
@@ -225,11 +253,26 @@ pub(super) struct Meter {
     flights: BTreeMap<OpId, Mono>,
     waits: BTreeMap<WaiterId, Mono>,
     measured: Vec<Measurement>,
+    /// The last value of each gauge that has not been set to it yet.
+    gauges: Vec<Measurement>,
+    /// Whether somebody sets gauges.
+    setting: bool,
 }
 
 impl Meter {
     pub(super) fn take(&mut self) -> Vec<Measurement> {
         core::mem::take(&mut self.measured)
+    }
+
+    /// The gauges to be set, for one who sets them at a time.
+    pub(super) fn take_gauges(&mut self) -> Vec<Measurement> {
+        if self.setting { Vec::new() } else { self.next_gauges() }
+    }
+
+    /// What has changed while they were set.
+    pub(super) fn next_gauges(&mut self) -> Vec<Measurement> {
+        self.setting = !self.gauges.is_empty();
+        core::mem::take(&mut self.gauges)
     }
 
     /// This is another process now, whose machine counts from zero.
@@ -312,8 +355,7 @@ impl Meter {
     }
 
     fn expires(&mut self, key: KeyId, at: f64) {
-        let label = Some(key.index().to_string().into());
-        self.measured.push(Measurement { metric: Metric::EXPIRY, label, value: Reading::Set(at) });
+        self.set(Metric::EXPIRY, Some(key.index().to_string().into()), at);
     }
 
     fn add(&mut self, metric: Metric, label: Option<&'static str>, count: u64) {
@@ -322,8 +364,12 @@ impl Meter {
         }
     }
 
-    fn set(&mut self, metric: Metric, label: Option<&'static str>, value: f64) {
-        self.push(metric, label, Reading::Set(value));
+    fn set(&mut self, metric: Metric, label: Option<Cow<'static, str>>, value: f64) {
+        let value = Reading::Set(value);
+        match self.gauges.iter_mut().find(|gauge| gauge.metric == metric && gauge.label == label) {
+            Some(gauge) => gauge.value = value,
+            None => self.gauges.push(Measurement { metric, label, value }),
+        }
     }
 
     fn record(&mut self, metric: Metric, label: &'static str, span: Duration) {

@@ -5,8 +5,8 @@
 //! A driver keeps one `Mutex<Board<W>>` for a limiter group, `W` being what wakes a caller of its kind. It
 //!
 //! 1. reads the [`Cell`]; on `None` it locks the board and calls [`Board::acquire`];
-//! 2. takes [`Board::take_work`] before it unlocks, every time, and then wakes, reports the events and performs the sends and the
-//!    looks where credentials come from;
+//! 2. takes [`Board::take_work`] before it unlocks, every time, and then wakes, performs the sends and the looks where credentials
+//!    come from, and reports the events;
 //! 3. reports what came of a send with [`Board::report`], and of a look with [`Board::report_credentials`], and does 2 again;
 //! 4. where there is a store, lets one thread at a time perform [`Board::next_store`] and report with [`Board::report_store`], as
 //!    long as there is one, when [`Work::store`] says so; and while a send that is [`leased`](TokenRequest::leased) is under way, lets
@@ -42,7 +42,7 @@ use crate::wire::response::ResponseBody;
 
 pub use cell::{Cell, CoarseClocks};
 pub use clock::{Clock, SystemClocks};
-pub use meter::{Landing, Measurement, Metric, MetricKind, Reading, Served};
+pub use meter::{Landing, Measurement, Metric, MetricKind, MetricUnit, Reading, Served};
 pub use process::PerProcess;
 
 use meter::Meter;
@@ -85,18 +85,21 @@ enum Wait<W> {
 /// What a driver has to do once it has unlocked the board.
 #[derive(Debug)]
 #[must_use = "wake, report and send, or callers wait for ever"]
+#[non_exhaustive]
 pub struct Work<W> {
     /// Wake these.
     pub wakes: Vec<W>,
     /// Report these.
     pub events: Vec<Event>,
-    /// Perform these, each on its own, and report with [`Board::report_credentials`]: before the sends, since one of them may be sent
-    /// with a secret that is an old one.
-    pub looks: VecDeque<CredentialsRequest>,
-    /// Hand these on, where the board was [`measured`](Board::measured); none otherwise.
-    pub measurements: Vec<Measurement>,
     /// Perform these, each on its own, and report with [`Board::report`].
     pub sends: VecDeque<TokenRequest>,
+    /// Perform these, each on its own, and report with [`Board::report_credentials`]: after the sends, none of which waits for one.
+    pub looks: VecDeque<CredentialsRequest>,
+    /// Hand these counts and spans on, where the board was [`measured`](Board::measured); none otherwise.
+    pub measurements: Vec<Measurement>,
+    /// Set these gauges, and then those of [`Board::next_gauges`] until there are none. One thread does it at a time, the others get
+    /// none meanwhile: so no gauge ends on a value that is not its last one, and nobody waits for a slow recorder but its own thread.
+    pub gauges: Vec<Measurement>,
     /// Whether a thread has to be started that performs [`Board::next_store`] until there is none.
     pub store: bool,
 }
@@ -344,9 +347,15 @@ impl<W> Board<W> {
             events: core::mem::take(&mut self.events),
             looks: VecDeque::new(),
             measurements: self.meter.as_mut().map(Meter::take).unwrap_or_default(),
+            gauges: self.meter.as_mut().map(Meter::take_gauges).unwrap_or_default(),
             sends: VecDeque::new(),
             store: false,
         }
+    }
+
+    /// The gauges that have changed while [`Work::gauges`] were set. Only the thread that set them asks, until there are none.
+    pub fn next_gauges(&mut self) -> Vec<Measurement> {
+        self.meter.as_mut().map(Meter::next_gauges).unwrap_or_default()
     }
 
     fn pump(&mut self, now: Now) {

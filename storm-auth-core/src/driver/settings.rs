@@ -81,6 +81,13 @@ macro_rules! forward_settings {
             self.map_settings(|settings| settings.egress(label))
         }
 
+        /// The name of this limiter group in logs and metrics, where a process has several: spans, events and metrics have it as
+        /// `group`. Default: one with a number, another for each group that the process builds; a process that builds many should name
+        /// them, since each name is another series of each metric.
+        pub fn group(self, name: impl Into<String>) -> Self {
+            self.map_settings(|settings| settings.group(name))
+        }
+
         fn map_settings(mut self, set: impl FnOnce($crate::Settings) -> $crate::Settings) -> Self {
             self.settings = set(self.settings);
             self

@@ -75,6 +75,7 @@ pub struct StoreRequest {
 
 /// A token request to be sent, once, to the URL it names and nowhere else: no redirect is followed, nothing is retried.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct TokenRequest {
     /// Names the operation in the report.
     pub op: OpId,

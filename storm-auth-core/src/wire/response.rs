@@ -182,6 +182,7 @@ impl fmt::Debug for AccessToken {
 ///
 /// All text in it comes from the server; it is filtered, cleared of secrets and cut (R18).
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Refusal {
     /// What to do about it.
     pub class: Class,

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use storm_auth_core::machine::{Acquire, Activity, RecordFault, Severity};
 use storm_auth_core::store::{Lease, Order, Record, Seen, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
-use storm_auth_core::{AcquireError, Cause, Config, Credentials, Event, FailureKind, KeyId, Policy, Unix};
+use storm_auth_core::{AcquireError, Cause, Credentials, Event, FailureKind, KeyId, Settings, Unix};
 use storm_auth_tests::memory_store::MemoryStore;
 
 use crate::harness::{self, Lab, cause, granted, millis, oauth_error, retry_after, secs, status};
@@ -744,7 +744,9 @@ impl TokenStore for ReadOnly {
 fn r72_who_only_looks_sees_what_a_call_would_find_and_asks_for_nothing() {
     let theirs = of_another("theirs", 600);
     let (mut lab, key) = Lab::sharing(1);
-    let config = Config { key: lab.machine.key(key).unwrap().clone(), api: None, policy: Policy::default() };
+    let key = lab.machine.key(key).unwrap();
+    let settings = Settings::new().token_url(key.token_url().uri().to_string()).scope(key.scope().clone());
+    let config = settings.credentials(key.credentials().clone()).check().unwrap();
     lab.advance(secs(100));
     let look = |reply| Seen::in_store(&config, &ReadOnly(reply), lab.now());
 

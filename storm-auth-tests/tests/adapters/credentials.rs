@@ -112,6 +112,20 @@ fn r43_a_secret_file_that_is_rewritten_needs_no_restart<A: Adapter>() {
     assert_eq!(A::counters(&tokens).refused, 1);
 }
 
+/// `flights_on`, which only one adapter has: its runtime is asked for a thread to read the file, and has none.
+#[test]
+fn r43_r49_a_secret_file_that_nobody_can_read_again_holds_no_request_up() {
+    let emulator = emulator();
+    let file = SecretFile::new(&emulator.client_secret());
+    // No address space has room for such a thread.
+    let carrier =
+        tokio::runtime::Builder::new_current_thread().thread_stack_size(1 << 48).enable_all().build().unwrap();
+    let setup = Setup::at(&emulator).file(&emulator, file.path());
+    let tokens = OverReqwest::builder(setup).flights_on(carrier.handle().clone()).build_tokens().unwrap();
+    carrier.block_on(tokens.token()).unwrap();
+    assert_eq!(emulator.token_requests(), 1);
+}
+
 fn r43_a_secret_file_is_looked_for_when_it_is_built<A: Adapter>() {
     let emulator = emulator();
     let missing = Setup::<A>::at(&emulator).file(&emulator, Path::new("/nowhere/storm-auth")).refused();

@@ -1,6 +1,6 @@
 //! The driver of `storm-auth-blocking`, with loom's lock and threads, over a modelled clock and transport.
 
-use std::{sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use storm_auth_core::{
     AcquireError, Budget, Credentials, Event, Failure, FailureKind, HttpHosts, Key, KeyId, Machine, Policy, Scope,
@@ -103,30 +103,46 @@ pub(crate) mod clock {
 }
 
 pub(crate) mod observe {
+    use std::{cell::RefCell, rc::Rc, sync::Arc};
+
     use storm_auth_core::{
         Event,
         driver::{Board, Landing, Measurement},
         machine::TokenRequest,
     };
 
-    pub(crate) fn observe(_: &Event) {}
+    std::thread_local! {
+        /// The recorder, which answers whether there was something for it. Of the system's thread, as `REFUSED_THREADS`.
+        pub(crate) static RECORDER: RefCell<Option<Rc<dyn Fn() -> bool>>> = const { RefCell::new(None) };
+    }
 
-    #[derive(Default)]
+    pub(crate) fn observe(_: &Event, _: &str) {}
+
     pub(crate) struct Meter(());
 
     impl Meter {
+        pub(crate) fn new(_: Arc<str>) -> Self {
+            Self(())
+        }
+
         pub(crate) fn measure<W>(board: Board<W>) -> Board<W> {
             board
         }
 
-        pub(crate) fn tell(&self, _: &[Measurement]) {}
+        pub(crate) fn tell_served(&self) {}
+
+        /// Any look at the board may bring something to be told.
+        pub(crate) fn tell(&self, _: &[Measurement]) -> bool {
+            let recorder = RECORDER.with_borrow(Clone::clone);
+            recorder.is_some_and(|record| record())
+        }
     }
 
     #[derive(Clone)]
     pub(crate) struct Span;
 
     impl Span {
-        pub(crate) fn of(_: &TokenRequest) -> Self {
+        pub(crate) fn of(_: &TokenRequest, _: &str) -> Self {
             Self
         }
 
@@ -228,10 +244,12 @@ impl Story {
     /// The same, with somebody who is told of each event.
     fn told(script: &[Outcome], on_event: Option<Arc<OnEvent>>) -> Self {
         REFUSED_THREADS.set(0);
+        observe::RECORDER.set(None);
         let mut policy = Policy::default();
         policy.budget = Budget::unlimited();
         let transport = Transport::answering(script);
-        let driver = Driver::new(Machine::new(policy, 7), Clock::at_the_start(), transport.clone(), None, on_event);
+        let (machine, clock) = (Machine::new(policy, 7), Clock::at_the_start());
+        let driver = Driver::new(machine, clock, transport.clone(), None, on_event, "shop".to_owned());
         let (key, _cell) = driver.add_key(key());
         Self { driver, key, transport }
     }
@@ -314,6 +332,35 @@ fn r51_r52_a_callback_that_sleeps_takes_no_wake_up_from_its_caller() {
         };
         // The second request goes out when the gate opens, from the thread of the caller, which is told of it.
         let story = Story::told(&[Outcome::Throttled, Outcome::Granted], Some(Arc::new(on_event)));
+        story.call().unwrap();
+        writer.join().unwrap();
+    });
+}
+
+/// A recorder does the same when nothing has happened but calls that were served: the answer has come meanwhile, and its wake-up.
+#[test]
+fn r51_r79_a_recorder_that_sleeps_takes_no_wake_up_from_its_caller() {
+    explore(2, || {
+        let written = Arc::new(AtomicBool::new(false));
+        let writer = {
+            let (written, caller) = (written.clone(), thread::current());
+            thread::spawn(move || {
+                written.store(true, Ordering::Release);
+                caller.unpark();
+            })
+        };
+        let story = Story::new(&[Outcome::Granted]);
+        let (caller, looks) = (thread::current().id(), std::cell::Cell::new(0));
+        observe::RECORDER.set(Some(Rc::new(move || {
+            if thread::current().id() != caller || looks.replace(looks.get() + 1) != 1 {
+                return false;
+            }
+            // It waits for its token by now.
+            while !written.load(Ordering::Acquire) {
+                thread::park();
+            }
+            true
+        })));
         story.call().unwrap();
         writer.join().unwrap();
     });

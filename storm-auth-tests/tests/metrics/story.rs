@@ -2,7 +2,7 @@
 //! feature. A recorder is the whole process's, for a flight is on a thread of its own; so there is one test in a process.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::{
@@ -35,6 +35,8 @@ struct Measured(Arc<Mutex<Board>>);
 struct Board {
     values: BTreeMap<String, f64>,
     described: BTreeMap<String, Option<Unit>>,
+    /// Bears no description.
+    panics: bool,
 }
 
 struct Handle(Measured, String);
@@ -63,7 +65,9 @@ impl Measured {
     }
 
     fn describe(&self, name: &KeyName, unit: Option<Unit>) {
-        self.0.lock().unwrap().described.insert(name.as_str().to_owned(), unit);
+        let mut board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(!board.panics, "the recorder's own panic");
+        board.described.insert(name.as_str().to_owned(), unit);
     }
 }
 
@@ -144,21 +148,34 @@ pub(crate) fn tell<A: Adapter>() {
     let measured = Measured::default();
     metrics::set_global_recorder(measured.clone()).map_err(|_| "another recorder is there").unwrap();
     let emulator = Emulator::start();
-    let tokens = A::build(settings(&emulator), None);
+    // R52: a panic in a recorder is its own.
+    measured.0.lock().unwrap().panics = true;
+    drop(A::build(settings(&emulator), None));
+    measured.0.clear_poison();
+    measured.0.lock().unwrap().panics = false;
+
+    let tokens = A::build(settings(&emulator).group("acme"), None);
     let described = measured.0.lock().unwrap().described.clone();
     assert_eq!(described.len(), Metric::ALL.len());
-    assert_eq!(described["storm_auth_wait_seconds"], Some(Unit::Seconds));
+    for (name, unit) in [
+        ("storm_auth_wait_seconds", Unit::Seconds),
+        ("storm_auth_token_expiry_timestamp_seconds", Unit::Seconds),
+        ("storm_auth_budget_left", Unit::Count),
+        ("storm_auth_calls_total", Unit::Count),
+    ] {
+        assert_eq!(described[name], Some(unit), "{name}");
+    }
 
     // The first call waits, the others are served from memory, by any number of threads.
     let first = tokens.token().unwrap();
-    measured.has("storm_auth_calls_total{state=waited}", 1.0);
-    measured.has("storm_auth_wait_seconds{state=waited}", 1.0);
-    measured.has("storm_auth_token_requests_total{reason=first}", 1.0);
-    measured.has("storm_auth_token_outcomes_total{outcome=granted}", 1.0);
-    measured.has("storm_auth_token_request_seconds{outcome=granted}", 1.0);
-    measured.has("storm_auth_budget_left", 20.0);
+    measured.has("storm_auth_calls_total{group=acme,state=waited}", 1.0);
+    measured.has("storm_auth_wait_seconds{group=acme,state=waited}", 1.0);
+    measured.has("storm_auth_token_requests_total{group=acme,reason=first}", 1.0);
+    measured.has("storm_auth_token_outcomes_total{group=acme,outcome=granted}", 1.0);
+    measured.has("storm_auth_token_request_seconds{group=acme,outcome=granted}", 1.0);
+    measured.has("storm_auth_budget_left{group=acme}", 20.0);
     let expiry = first.expires_at().as_millis() as f64 / 1_000.0;
-    measured.has("storm_auth_token_expiry_timestamp_seconds{key=0}", expiry);
+    measured.has("storm_auth_token_expiry_timestamp_seconds{group=acme,key=0}", expiry);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| (0..1_000).for_each(|_| drop(tokens.token().unwrap())));
@@ -166,52 +183,57 @@ pub(crate) fn tell<A: Adapter>() {
     });
     assert_eq!(tokens.served(), 4_000);
     tokens.look();
-    measured.has("storm_auth_calls_total{state=cached}", 4_000.0);
+    measured.has("storm_auth_calls_total{group=acme,state=cached}", 4_000.0);
 
     // A token that the API rejected.
     tokens.invalidate(first.id());
-    measured.has("storm_auth_events_total{event=token_rejected}", 1.0);
-    measured.has("storm_auth_token_expiry_timestamp_seconds{key=0}", 0.0);
+    measured.has("storm_auth_events_total{group=acme,event=token_rejected}", 1.0);
+    measured.has("storm_auth_token_expiry_timestamp_seconds{group=acme,key=0}", 0.0);
     tokens.token().unwrap();
-    measured.has("storm_auth_token_requests_total{reason=rejected}", 1.0);
+    measured.has("storm_auth_token_requests_total{group=acme,reason=rejected}", 1.0);
 
     // A refresh in time, which one call asks for and is served.
     tokens.advance(Duration::from_secs(500));
     tokens.token().unwrap();
-    measured.has("storm_auth_calls_total{state=ready}", 1.0);
-    measured.has("storm_auth_token_requests_total{reason=refresh}", 1.0);
-    measured.has("storm_auth_token_outcomes_total{outcome=granted}", 3.0);
+    measured.has("storm_auth_calls_total{group=acme,state=ready}", 1.0);
+    measured.has("storm_auth_token_requests_total{group=acme,reason=refresh}", 1.0);
+    measured.has("storm_auth_token_outcomes_total{group=acme,outcome=granted}", 3.0);
 
     // A refusal and a throttle, and a caller whom the closed gate turns away.
     emulator.fail_next(Endpoint::Token, 1, Fault::json(400, r#"{"error":"invalid_scope"}"#));
     assert!(tokens.for_scope(Scope::new("other").unwrap()).token().is_none());
-    measured.has("storm_auth_token_outcomes_total{outcome=refused}", 1.0);
+    measured.has("storm_auth_token_outcomes_total{group=acme,outcome=refused}", 1.0);
     emulator.fail_next(Endpoint::Token, 1, Fault::answer(429, &[("retry-after", "120")], ""));
     let throttled = tokens.for_scope(Scope::new("third").unwrap());
     assert!(throttled.token_within(Duration::from_secs(5)).is_none());
     assert!(throttled.token_within(Duration::from_secs(5)).is_none());
-    measured.has("storm_auth_token_outcomes_total{outcome=throttled}", 1.0);
-    measured.has("storm_auth_token_request_seconds{outcome=throttled}", 1.0);
-    measured.has("storm_auth_events_total{event=gate_closed}", 1.0);
-    measured.has("storm_auth_calls_total{state=failed}", 3.0);
-    measured.has("storm_auth_wait_seconds{state=failed}", 2.0);
-    assert!(measured.value("storm_auth_gate_closed_until_timestamp_seconds") > 1_700_000_000.0);
+    measured.has("storm_auth_token_outcomes_total{group=acme,outcome=throttled}", 1.0);
+    measured.has("storm_auth_token_request_seconds{group=acme,outcome=throttled}", 1.0);
+    measured.has("storm_auth_events_total{group=acme,event=gate_closed}", 1.0);
+    measured.has("storm_auth_calls_total{group=acme,state=failed}", 3.0);
+    measured.has("storm_auth_wait_seconds{group=acme,state=failed}", 2.0);
+    assert!(measured.value("storm_auth_gate_closed_until_timestamp_seconds{group=acme}") > 1_700_000_000.0);
     assert_eq!(emulator.token_requests(), 5);
 
-    // Two processes that share a store.
+    // Two processes that share a store, each a group of its own, whose gauges leave those of the first alone.
     let store: Arc<dyn TokenStore> = Arc::new(MemoryStore::new());
-    let one = A::build(settings(&emulator), Some(store.clone()));
+    let one = A::build(settings(&emulator).group("one"), Some(store.clone()));
     one.token().unwrap();
-    measured.has("storm_auth_leases_total{outcome=mine}", 1.0);
-    measured.has("storm_auth_store_records_total{result=hit}", 0.0);
-    let misses = measured.value("storm_auth_store_records_total{result=miss}");
+    measured.has("storm_auth_leases_total{group=one,outcome=mine}", 1.0);
+    measured.has("storm_auth_store_records_total{group=one,result=hit}", 0.0);
+    let misses = measured.value("storm_auth_store_records_total{group=one,result=miss}");
     assert!(misses >= 1.0);
     until_published(&*store, &emulator);
-    let another = A::build(settings(&emulator), Some(store.clone()));
+    let another = A::build(settings(&emulator).group("another"), Some(store.clone()));
     another.token().unwrap();
-    measured.has("storm_auth_store_records_total{result=hit}", 1.0);
-    measured.has("storm_auth_store_records_total{result=miss}", misses);
-    measured.has("storm_auth_leases_total{outcome=mine}", 1.0);
+    measured.has("storm_auth_store_records_total{group=another,result=hit}", 1.0);
+    measured.has("storm_auth_store_records_total{group=one,result=miss}", misses);
+    measured.has("storm_auth_leases_total{group=another,outcome=mine}", 0.0);
+    measured.has("storm_auth_budget_left{group=one}", 20.0);
+    let expiry = measured.value("storm_auth_token_expiry_timestamp_seconds{group=one,key=0}");
+    measured.has("storm_auth_token_expiry_timestamp_seconds{group=another,key=0}", expiry);
+    assert_ne!(measured.value("storm_auth_token_expiry_timestamp_seconds{group=acme,key=0}"), expiry);
+    measured.has("storm_auth_budget_left{group=acme}", 0.0);
     assert_eq!(emulator.token_requests(), 6);
 
     // R58: neither a name nor a label shows a secret.
