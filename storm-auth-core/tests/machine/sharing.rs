@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use storm_auth_core::machine::{Acquire, Activity, RecordFault, Severity};
 use storm_auth_core::store::{Lease, Order, Record, Seen, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
-use storm_auth_core::{AcquireError, Cause, Credentials, Event, FailureKind, KeyId, Settings, Unix};
+use storm_auth_core::{AcquireError, Cause, Config, Credentials, Event, FailureKind, KeyId, Settings, Unix};
 use storm_auth_tests::memory_store::MemoryStore;
 
 use crate::harness::{self, Lab, cause, granted, millis, oauth_error, retry_after, secs, status};
@@ -740,13 +740,17 @@ impl TokenStore for ReadOnly {
     }
 }
 
+fn config_of(lab: &Lab, key: KeyId) -> Config {
+    let key = lab.machine.key(key).unwrap();
+    let settings = Settings::new().token_url(key.token_url().uri().to_string()).scope(key.scope().clone());
+    settings.credentials(key.credentials().clone()).check().unwrap()
+}
+
 #[test]
 fn r72_who_only_looks_sees_what_a_call_would_find_and_asks_for_nothing() {
     let theirs = of_another("theirs", 600);
     let (mut lab, key) = Lab::sharing(1);
-    let key = lab.machine.key(key).unwrap();
-    let settings = Settings::new().token_url(key.token_url().uri().to_string()).scope(key.scope().clone());
-    let config = settings.credentials(key.credentials().clone()).check().unwrap();
+    let config = config_of(&lab, key);
     lab.advance(secs(100));
     let look = |reply| Seen::in_store(&config, &ReadOnly(reply), lab.now());
 
@@ -932,7 +936,7 @@ impl TokenStore for ReadOnlyOfTwo {
 #[test]
 fn r43_r72_who_only_looks_sees_the_record_that_a_call_would_go_by() {
     let (lab, key) = with_two(1, "former", "latter");
-    let config = Config { key: lab.machine.key(key).unwrap().clone(), api: None, policy: Policy::default() };
+    let config = config_of(&lab, key);
     let resting = |failures| StoreReply { failures, ..lease(Lease::Resting(secs(60))) };
     let look = |former, latter| {
         let seen = Seen::in_store(&config, &ReadOnlyOfTwo { former, latter }, lab.now()).unwrap();
