@@ -160,7 +160,7 @@ impl CredentialsFailure {
 
     /// Whoever looked there panicked.
     pub fn panicked() -> Self {
-        Self::new("their source panicked; the panic's own message says why")
+        Self::new("their source panicked instead of answering")
     }
 
     /// Whoever looked there ended without an answer, where that may be a runtime's doing.

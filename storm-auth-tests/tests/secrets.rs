@@ -139,6 +139,7 @@ const HOLD_NO_TEXT: [(&str, &str); 34] = [
     ("Measurement", "numbers, and labels that are literals or a key's number"),
     ("Metric", "literals"),
     ("MetricKind", "names"),
+    ("MetricUnit", "names"),
     ("Once", "empty"),
     ("Order", "a time and a number"),
     ("Owner", "a number"),
