@@ -46,7 +46,8 @@ Keys of the configuration file alone:
   norce        a tenant's token_url, api_url and scope:
                { tenant = \"acme\", region = \"se\", stage = \"playground\" }
   environment  Storm's: \"storm-lab\", \"storm-qa\" or \"storm-production\"
-  application_header, egress, budget, caller_deadline, danger_allow_http
+  application_header, egress, group, budget, caller_deadline,
+  danger_allow_http
 
   The file is TOML: that of --config, or of STORM_CONFIG, or config.toml in the
   folder storm-auth of the user's configuration ($XDG_CONFIG_HOME or ~/.config;

@@ -145,6 +145,7 @@ fn name(field: Field) -> &'static str {
         Field::ApplicationHeader => "application header",
         Field::Budget => "budget",
         Field::Egress => "egress",
+        Field::Group => "group",
         Field::CallerDeadline => "caller deadline",
         Field::HttpHosts => "plain http",
         Field::Environment | Field::Tenant => "environment",
