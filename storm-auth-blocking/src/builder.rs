@@ -44,6 +44,8 @@ pub struct Builder {
 enum Origin {
     Source(Arc<Source>),
     File(String, PathBuf),
+    /// Files that variables or a configuration file name.
+    Settings(Arc<Source>),
 }
 
 impl fmt::Debug for Builder {
@@ -107,6 +109,14 @@ impl Builder {
         self
     }
 
+    /// The client id and secret. They take the place of those in a file ([`credentials_file`](Self::credentials_file),
+    /// `env::builder`); a [`credentials_source`](Self::credentials_source) goes on being asked.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.origin = self.origin.filter(|origin| matches!(origin, Origin::Source(_)));
+        self.settings = self.settings.credentials(credentials);
+        self
+    }
+
     /// The client's secret is in a file that holds it alone, as orchestrators mount them, and that may be rewritten: it is read by
     /// `build`, beside each token request, and, while a refused configuration stands and a token is wanted, every 10 s. So another
     /// secret takes effect without a restart, and costs one refused request at the most. One line ending at the file's end is not
@@ -160,6 +170,15 @@ impl Builder {
         source: impl Fn() -> Result<Credentials, E> + Send + Sync + 'static,
     ) -> Self {
         self.origin = Some(Origin::Source(Arc::new(move || source().map_err(Into::into))));
+        self
+    }
+
+    /// The files that the settings came from are read again.
+    pub(crate) fn read_again(
+        mut self,
+        read: impl Fn() -> Result<Credentials, ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        self.origin = Some(Origin::Settings(Arc::new(move || Ok(read()?))));
         self
     }
 
@@ -223,7 +242,7 @@ impl Builder {
                 let read = move || Credentials::from_file(&*client_id, env::read(&path));
                 (self.settings.credentials(read()?), Some(Arc::new(move || Ok(read()?))))
             }
-            Some(Origin::Source(source)) => (self.settings, Some(source)),
+            Some(Origin::Source(source) | Origin::Settings(source)) => (self.settings, Some(source)),
             None => (self.settings, None),
         };
         let core::Config { key, api, policy, group, .. } = settings.check()?;

@@ -42,6 +42,8 @@ pub struct Builder {
 enum Origin {
     Source(Source),
     File(String, PathBuf),
+    /// Files that variables or a configuration file name.
+    Settings(Arc<dyn Fn() -> Result<Credentials, ConfigError> + Send + Sync>),
 }
 
 impl fmt::Debug for Builder {
@@ -102,6 +104,14 @@ impl Builder {
     /// used, the process goes on alone. `storm-auth-store` has one for a machine and one for a fleet.
     pub fn store(mut self, store: impl TokenStore + 'static) -> Self {
         self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// The client id and secret. They take the place of those in a file ([`credentials_file`](Self::credentials_file),
+    /// `env::builder`); a [`credentials_source`](Self::credentials_source) goes on being asked.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.origin = self.origin.filter(|origin| matches!(origin, Origin::Source(_)));
+        self.settings = self.settings.credentials(credentials);
         self
     }
 
@@ -168,11 +178,12 @@ impl Builder {
         self
     }
 
-    pub(crate) fn blocking_source(
+    /// The files that the settings came from are read again.
+    pub(crate) fn read_again(
         mut self,
-        source: impl Fn() -> Result<Credentials, ConfigError> + Send + Sync + 'static,
+        read: impl Fn() -> Result<Credentials, ConfigError> + Send + Sync + 'static,
     ) -> Self {
-        self.origin = Some(Origin::Source(Source::Blocking(Arc::new(source))));
+        self.origin = Some(Origin::Settings(Arc::new(read)));
         self
     }
 
@@ -233,6 +244,7 @@ impl Builder {
                 let read = move || Credentials::from_file(&*client_id, env::read(&path));
                 (self.settings.credentials(read()?), Some(Source::Blocking(Arc::new(read))))
             }
+            Some(Origin::Settings(read)) => (self.settings, Some(Source::Blocking(read))),
             Some(Origin::Source(source)) => (self.settings, Some(source)),
             None => (self.settings, None),
         };

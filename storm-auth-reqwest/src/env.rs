@@ -29,7 +29,7 @@ pub fn builder() -> Result<Builder, ConfigError> {
         read(path)
     };
     let builder = Builder::from(Settings::from_variables(|name| std::env::var_os(name), read)?);
-    Ok(if in_a_file { builder.blocking_source(credentials) } else { builder })
+    Ok(if in_a_file { builder.read_again(credentials) } else { builder })
 }
 
 /// Reads the settings of a configuration file under the same variables: each that is set takes the place of its key, and none has
@@ -63,7 +63,7 @@ pub(crate) fn configured(
     let builder = Builder::from(config.under_variables(variable, read_and_note).finish()?);
     let config = config.clone();
     let again = move || Ok(config.under_variables(variable, read).finish()?.check()?.key.credentials().clone());
-    Ok(if in_a_file.get() { builder.blocking_source(again) } else { builder })
+    Ok(if in_a_file.get() { builder.read_again(again) } else { builder })
 }
 
 /// As [`builder_over`], with each setting as it was found: for a program that tells its user all that is wrong.

@@ -40,11 +40,6 @@ macro_rules! forward_settings {
             self.map_settings(|settings| settings.scope(scope))
         }
 
-        /// The client id and secret.
-        pub fn credentials(self, credentials: $crate::Credentials) -> Self {
-            self.map_settings(|settings| settings.credentials(credentials))
-        }
-
         /// The application id that API calls carry, unless a request has one of its own.
         pub fn application_id(self, id: u64) -> Self {
             self.map_settings(|settings| settings.application_id(id))

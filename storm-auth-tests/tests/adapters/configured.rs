@@ -5,12 +5,13 @@ use std::{fs, path::PathBuf};
 use storm_auth_core::FileSettings;
 use storm_auth_tests::emulator::{Emulator, Endpoint};
 
-use crate::face::{Adapter, get};
+use crate::face::{Adapter, credentials, get};
 
 both!(
     r3_a_configuration_file_is_enough_for_a_call,
     r3_a_wrong_key_and_a_secret_that_cannot_be_read_are_named,
     r43_the_secrets_file_that_a_configuration_file_names_is_read_again,
+    r43_credentials_that_are_set_take_the_place_of_those_in_a_file,
 );
 
 /// A folder with the file of a secret in it.
@@ -69,6 +70,15 @@ fn r43_the_secrets_file_that_a_configuration_file_names_is_read_again<A: Adapter
     for client in &clients {
         assert_eq!(A::call(client, get("/a")).unwrap().status, 200);
     }
+}
+
+fn r43_credentials_that_are_set_take_the_place_of_those_in_a_file<A: Adapter>() {
+    let emulator = Emulator::start();
+    let folder = Folder::of::<A>("replaced", b"wrong");
+    let client = A::configured_with(&folder.config(&emulator, "application_id = 7"), credentials(&emulator)).unwrap();
+    assert_eq!(A::call(&client, get("/a")).unwrap().status, 200);
+    emulator.revoke_all();
+    assert_eq!(A::call(&client, get("/a")).unwrap().status, 200);
 }
 
 fn r3_a_wrong_key_and_a_secret_that_cannot_be_read_are_named<A: Adapter>() {

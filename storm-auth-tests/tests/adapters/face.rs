@@ -50,6 +50,8 @@ pub(crate) trait Adapter: 'static {
 
     /// From a configuration file alone.
     fn configured(config: &FileSettings) -> Result<Self::Client, Failed>;
+    /// The same, but with these credentials.
+    fn configured_with(config: &FileSettings, credentials: Credentials) -> Result<Self::Client, Failed>;
     /// From a configuration file under the variables of this process.
     fn configured_under_variables(config: &FileSettings) -> Result<Self::Client, Failed>;
     /// By the variables of the environment.
@@ -453,6 +455,11 @@ macro_rules! same_words {
         fn configured(config: &FileSettings) -> Result<Self::Client, Failed> {
             let builder = Self::Builder::from_config(config).map_err(|error| failed(error.into()))?;
             builder.build().map_err(failed)
+        }
+
+        fn configured_with(config: &FileSettings, credentials: Credentials) -> Result<Self::Client, Failed> {
+            let builder = Self::Builder::from_config(config).map_err(|error| failed(error.into()))?;
+            builder.credentials(credentials).build().map_err(failed)
         }
 
         fn configured_under_variables(config: &FileSettings) -> Result<Self::Client, Failed> {
