@@ -17,6 +17,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fmt::{self, Write as _},
     fs,
+    io::ErrorKind,
     path::Path,
     process::Command,
     sync::{
@@ -36,11 +37,11 @@ use http::{HeaderMap, Method, Response};
 use peers::{Scripted, Step, say as said};
 use storm_auth_core::driver::{Board, PerProcess};
 use storm_auth_core::machine::Output;
-use storm_auth_core::store::{StoreFailure, TokenStore as _};
+use storm_auth_core::store::{Seen, StoreFailure, TokenStore as _};
 use storm_auth_core::wire::{challenge::bearer_error, response::ResponseBody, response::read_response};
 use storm_auth_core::{
-    Budget, Cause, Credentials, CredentialsFailure, Failure, FailureKind, HttpHosts, Machine, Now, Policy, Settings,
-    Token,
+    Budget, Cause, Credentials, CredentialsFailure, Failure, FailureKind, FileSettings, HttpHosts, Machine, Now,
+    Policy, Settings, Token,
 };
 use storm_auth_tests::emulator::{At, Emulator, Endpoint, Fault, Limiter};
 use storm_auth_tests::memory_store::MemoryStore;
@@ -126,7 +127,7 @@ fn shows(forbidden: &BTreeMap<usize, HashSet<Vec<u8>>>, line: &str) -> bool {
 }
 
 /// Public types that no scene shows, and why they need not be.
-const HOLD_NO_TEXT: [(&str, &str); 34] = [
+const HOLD_NO_TEXT: [(&str, &str); 35] = [
     ("Activity", "names"),
     ("BodyTooLarge", "empty"),
     ("Class", "names"),
@@ -533,6 +534,30 @@ fn play_core() {
     say("budget", &Policy::default().budget);
     say("pasted", &Credentials::new("shop", format!("{secret}\n")));
     say("per process", &PerProcess::new(config.key.clone(), 1));
+
+    // A configuration file with the secret wherever people may put it; and one that names its file.
+    let misplaced = ["client_secret", "client_secret_file", "application_id", "budget", "caller_deadline"];
+    for key in misplaced {
+        let text = format!("environment = 'storm-lab'\n{key} = {secret:?}");
+        let file: FileSettings = toml::from_str(&text).unwrap();
+        say("file", &file);
+        let variable = |name: &str| (name == "STORM_CLIENT_SECRET").then(|| format!("{secret}\n").into());
+        for draft in [
+            file.under_variables(|_| None, |_| Err(ErrorKind::NotFound.into())),
+            file.under_variables(variable, |_| Ok(Vec::new())),
+        ] {
+            say("draft", &draft);
+            say("found", &draft.found()[0]);
+            say("source", &draft.found()[0].source);
+            say("no settings", &draft.finish().err());
+        }
+    }
+    say(
+        "unreadable",
+        &toml::from_str::<FileSettings>(&format!("norce = {{ tenant = {secret:?}, region = 7 }}"))
+            .map(|file| file.settings(|_| Ok(Vec::new()))),
+    );
+    say("seen", &Seen::in_store(&config, &MemoryStore::new(), now));
 
     let answers = [
         (200, format!(r#"{{"access_token":"{token}","expires_in":600,"scope":"{secret}"}}"#)),
