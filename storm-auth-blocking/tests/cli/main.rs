@@ -357,6 +357,40 @@ fn doctor_tells_every_wrong_setting_at_once_and_asks_nobody_then() {
     );
 }
 
+/// `script` gives a program a terminal.
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_terminal_doctor_breaks_lines_between_words_and_paints_unless_nobody_wants_that() {
+    let seen = |shell: &Shell| {
+        let doctor = format!("stty rows 20 cols 60; {} doctor", env!("CARGO_BIN_EXE_storm-token"));
+        let mut command = shell.command(&[]);
+        let mut script = std::process::Command::new("script");
+        script
+            .args(["-qec", &doctor, "/dev/null"])
+            .env_clear()
+            .envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        script.env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
+        command.current_dir(&shell.home);
+        // Not each one knows these flags.
+        let output = script.output().ok().filter(|output| !output.stdout.is_empty());
+        output.map(|output| String::from_utf8(output.stdout).unwrap().replace('\r', ""))
+    };
+    // One that is set nowhere would be asked for.
+    let plain = Shell::bare().with("NO_COLOR", "1").with("STORM_CLIENT_SECRET", " wrong");
+    let Some(text) = seen(&plain) else { return eprintln!("skipped: there is no script") };
+    assert!(text.contains("✗ token URL: ") && !text.contains('\u{1b}'), "{text}");
+    // A path that is longer than a line stays whole.
+    assert!(text.lines().all(|line| line.chars().count() <= 60 || !line.trim().contains(' ')), "{text}");
+    let cure = "not set; set the variable, or norce, environment or token_url in the configuration file";
+    assert!(text.split_whitespace().collect::<Vec<_>>().join(" ").contains(cure), "{text}");
+    let painted = seen(&plain.with("NO_COLOR", "")).unwrap();
+    assert!(painted.contains("\u{1b}[31m✗\u{1b}[0m token URL: "), "{painted}");
+    assert_eq!(
+        painted.replace("\u{1b}[31m", "").replace("\u{1b}[32m", "").replace("\u{1b}[2m", "").replace("\u{1b}[0m", ""),
+        text
+    );
+}
+
 #[cfg(unix)]
 #[test]
 fn doctor_warns_of_files_that_others_may_use() {

@@ -458,12 +458,13 @@ impl Report<'_> {
             "failed" => ("✗", "31", "FAIL"),
             _ => ("-", "2", "skip"),
         };
-        let sign = match output::terminal() {
-            Terminal::None => plain.to_owned(),
-            Terminal::Plain => sign.to_owned(),
-            Terminal::Painted => format!("\x1b[{colour}m{sign}\x1b[0m"),
+        let line = |sign: &str| format!("{sign} {check}: {}\n", output::plain(&detail));
+        let text = match output::terminal() {
+            Terminal::None => line(plain),
+            Terminal::Plain => output::broken(&line(sign)),
+            Terminal::Painted => output::broken(&line(sign)).replacen(sign, &format!("\x1b[{colour}m{sign}\x1b[0m"), 1),
         };
-        output::print(format!("{sign} {check}: {}\n", output::plain(&detail)).as_bytes())
+        output::print(text.as_bytes())
     }
 
     fn end(self) -> Result<ExitCode, Failure> {

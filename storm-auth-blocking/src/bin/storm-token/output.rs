@@ -48,6 +48,23 @@ pub(crate) fn terminal() -> Terminal {
     }
 }
 
+/// A line for a person as lines that the terminal does not break within words: those after the first stand two further in.
+pub(crate) fn broken(line: &str) -> String {
+    let width = terminal_size::terminal_size_of(io::stdout()).map_or(usize::MAX, |(width, _)| usize::from(width.0));
+    let (mut text, mut column) = (String::with_capacity(line.len()), 0);
+    for word in line.split(' ') {
+        let length = word.chars().count();
+        if column > 0 {
+            let fits = column + 1 + length <= width;
+            text.push_str(if fits { " " } else { "\n  " });
+            column = if fits { column + 1 } else { 2 };
+        }
+        text.push_str(word);
+        column += length;
+    }
+    text
+}
+
 /// A span for people, in its two largest units.
 pub(crate) fn span(span: Duration) -> String {
     let seconds = span.as_millis().div_ceil(1_000);
