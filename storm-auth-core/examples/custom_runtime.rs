@@ -9,7 +9,7 @@
 //! [`Driver`] is what to copy, by the guide in `storm_auth_core::driver_guide`; what stands behind it lets the suite of
 //! `storm_auth_tests::driver_conformance` check it, and `show` put it on. It asks the server that the STORM_* variables name, and an
 //! emulator of its own when none of them is set. The HTTP client is a few lines of std that speak plain http, to loopback only: a
-//! program of yours brings its own, and TLS with it.
+//! program of yours brings its own, and TLS with it. Its clock uses the core's feature `driver`.
 
 #![allow(
     clippy::disallowed_types,

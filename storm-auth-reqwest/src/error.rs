@@ -73,7 +73,9 @@ impl fmt::Display for Error {
                 write!(f, "the HTTP client or the request cannot be built: {error}")
             }
             Kind::Http(error) => {
-                write!(f, "the API call failed: {error}")?;
+                let what =
+                    if error.is_decode() { "the API's answer is not what was expected" } else { "the API call failed" };
+                write!(f, "{what}: {error}")?;
                 // The innermost cause is the one that tells; those between repeat each other.
                 let mut cause = error.source();
                 while let Some(inner) = cause.and_then(|cause| cause.source()) {
@@ -82,7 +84,10 @@ impl fmt::Display for Error {
                 if let Some(cause) = cause {
                     write!(f, ": {cause}")?;
                 }
-                f.write_str("; check the API URL (STORM_API_URL) and the way there")
+                f.write_str(match error.is_decode() {
+                    true => "; compare the type with the answer's text",
+                    false => "; check the API URL (STORM_API_URL) and the way there",
+                })
             }
         }
     }

@@ -120,6 +120,8 @@ fn run(builder: Builder) -> io::Result<()> {
         }
         _ => error,
     })?;
+    // Whoever reads the variables may start at once.
+    emulator.prepare();
     let mut exports = String::new();
     for (name, value) in [
         ("STORM_TOKEN_URL", emulator.token_url()),

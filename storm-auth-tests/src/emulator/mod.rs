@@ -100,6 +100,12 @@ impl Emulator {
         Builder::default()
     }
 
+    /// Waits until the key that signs its tokens is made, so that the first token request does not: seconds, for a large one in a debug
+    /// build.
+    pub fn prepare(&self) {
+        Key::make(self.shared.key_size);
+    }
+
     // Where it is and whom it knows.
 
     /// The token endpoint's URL.
