@@ -68,6 +68,7 @@ impl fmt::Display for Error {
         match &*self.0 {
             Kind::Config(error) => error.fmt(f),
             Kind::Acquire(error) => write!(f, "no token: {error}"),
+            #[cfg(feature = "json")]
             Kind::Http(ureq::Error::Json(error)) => {
                 write!(f, "the API's answer is not what was expected: {error}; compare the type with the answer's text")
             }
