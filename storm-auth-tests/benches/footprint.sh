@@ -156,7 +156,7 @@ use middle::Authorizer as _;
 $async_main
     let (id, secret) = (std::env::var("STORM_CLIENT_ID")?, std::env::var("STORM_CLIENT_SECRET")?);
     let endpoint = std::env::var("STORM_TOKEN_URL")?.parse()?;
-    let tokens = middle::BasicClientCredentialAuthorizer::basic_builder(id, secret, endpoint).build().await?;
+    let tokens = middle::BasicClientCredentialAuthorizer::basic_builder(&id, &secret, endpoint).build().await?;
     let bearer = std::sync::Arc::unwrap_or_clone(tokens.authorization_header()?);
     println!("{}", reqwest::Client::new().get(url).header("authorization", bearer).send().await?.text().await?);
     Ok(())
