@@ -62,7 +62,7 @@ use crate::machine::Budget;
 /// assert_eq!(settings.check()?.key.scope().as_str(), Some("playground"));
 ///
 /// let config: FileSettings = toml::from_str("environment = 'storm-lab'\nclient_id = 7")?;
-/// let error = config.settings(|path| std::fs::read(path)).unwrap_err();
+/// let error = config.settings(|_path| Ok(b"S3cret\n".to_vec())).unwrap_err();
 /// assert_eq!(error.to_string(), "client id (client_id in the configuration file): not a text; write it in quotes");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -130,7 +130,7 @@ pub struct Found {
 ///     "STORM_SCOPE" => Some("lab  qa".into()),
 ///     _ => None,
 /// };
-/// let draft = config.under_variables(variable, |path| std::fs::read(path));
+/// let draft = config.under_variables(variable, |_path| Ok(b"S3cret\n".to_vec()));
 /// let wrong: Vec<_> = draft.found().iter().filter(|found| found.fault.is_some()).map(|found| found.field).collect();
 /// assert_eq!(wrong, [Field::Scope, Field::ClientSecret]);
 /// assert_eq!(draft.found()[0].source, Source::Preset("environment"));
@@ -306,7 +306,7 @@ impl Draft {
     ///
     /// ```
     /// let config: storm_auth_core::FileSettings = toml::from_str("environment = 'storm-lab'\nclient_id = 'shop'")?;
-    /// let draft = config.under_variables(|_| None, |path| std::fs::read(path));
+    /// let draft = config.under_variables(|_| None, |_path| Ok(Vec::new()));
     /// assert!(draft.lacks_secret());
     /// assert!(draft.with_secret("S3cret").finish().is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
