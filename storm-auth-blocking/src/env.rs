@@ -23,13 +23,8 @@ pub fn credentials() -> Result<Credentials, ConfigError> {
 /// # Errors
 /// The variable that is missing or malformed, with what to set.
 pub fn builder() -> Result<Builder, ConfigError> {
-    let mut in_a_file = false;
-    let read = |path| {
-        in_a_file = true;
-        read(path)
-    };
-    let builder = Builder::from(Settings::from_variables(|name| std::env::var_os(name), read)?);
-    Ok(if in_a_file { builder.read_again(credentials) } else { builder })
+    let settings = Settings::from_variables(|name| std::env::var_os(name), read)?;
+    Ok(Builder::from(settings).read_again(credentials))
 }
 
 /// Reads the settings of a configuration file under the same variables: each that is set takes the place of its key, and none has
@@ -49,21 +44,15 @@ pub fn builder_over(config: &storm_auth_core::FileSettings) -> Result<Builder, C
     configured(config, |name| std::env::var_os(name))
 }
 
-/// A builder from a configuration file under these variables. Credentials that are in a file are read again.
+/// A builder from a configuration file under these variables.
 #[cfg(feature = "serde")]
 pub(crate) fn configured(
     config: &storm_auth_core::FileSettings,
     variable: fn(&str) -> Option<std::ffi::OsString>,
 ) -> Result<Builder, ConfigError> {
-    let in_a_file = std::cell::Cell::new(false);
-    let read_and_note = |path| {
-        in_a_file.set(true);
-        read(path)
-    };
-    let builder = Builder::from(config.under_variables(variable, read_and_note).finish()?);
+    let builder = Builder::from(config.under_variables(variable, read).finish()?);
     let config = config.clone();
-    let again = move || Ok(config.under_variables(variable, read).finish()?.check()?.key.credentials().clone());
-    Ok(if in_a_file.get() { builder.read_again(again) } else { builder })
+    Ok(builder.read_again(move || config.under_variables(variable, read).finish_credentials()))
 }
 
 /// As [`builder_over`], with each setting as it was found: for a program that tells its user all that is wrong.

@@ -333,6 +333,14 @@ impl Draft {
         }
     }
 
+    /// The credentials alone, for who reads them again.
+    ///
+    /// # Errors
+    /// The first setting that is not right.
+    pub fn finish_credentials(self) -> Result<Credentials, ConfigError> {
+        Ok(self.finish()?.check()?.key.credentials().clone())
+    }
+
     /// Notes what was found and what a check says to it. What is not found is only wrong where `unset` says so.
     fn note<T, U>(
         &mut self,

@@ -150,9 +150,10 @@ impl Builder {
     /// needed too: they are used until it has answered.
     ///
     /// It runs where token requests do, on a short-lived thread with a runtime of its own unless
-    /// [`flights_on`](Self::flights_on) names one, so a client that it uses should be its own. There is one at a time, unless
-    /// one hangs for ten minutes: give it a timeout. Nothing waits for it, and it ends with the last handle. Where it fails or panics,
-    /// or answers another client id, an event says so and the known credentials stay in use. It belongs to the builder's own client and scope: what is derived from the provider has none.
+    /// [`flights_on`](Self::flights_on) names one, so a client that it uses should be its own. There is one at a time, unless one hangs
+    /// for ten minutes: give it a timeout. Nothing waits for it, and it ends with the last handle. Where it fails or panics, or answers
+    /// another client id, an event says so and the known credentials stay in use. It belongs to the builder's own client and scope:
+    /// what is derived from the provider has none.
     ///
     /// ```no_run
     /// # use storm_auth_reqwest::{ConfigError, Credentials, Environment, StormClient, env};
