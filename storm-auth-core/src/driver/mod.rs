@@ -19,6 +19,7 @@
 mod cell;
 mod clock;
 mod meter;
+mod observe;
 mod process;
 mod settings;
 mod sync;
