@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 
 use http::HeaderName;
 use zeroize::Zeroizing;
@@ -399,8 +400,15 @@ pub(crate) fn next_from_variables(
 
 /// What a secret's file says.
 fn text_of(field: Field, file: std::io::Result<Vec<u8>>) -> Result<Zeroizing<String>, ConfigError> {
-    let unreadable = "it cannot be read; check the path and its permissions";
-    let bytes = Zeroizing::new(file.map_err(|_| ConfigError::new(field, unreadable))?);
+    // Not with the path: a secret may stand in its place.
+    let unreadable = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => {
+            "there is no such file; check the path, which counts from where the process works if it is relative"
+        }
+        ErrorKind::PermissionDenied => "this user may not read it; give it the right to, and to the folders above",
+        _ => "it cannot be read; check that the path is that of a file",
+    };
+    let bytes = Zeroizing::new(file.map_err(|error| ConfigError::new(field, unreadable(error)))?);
     if bytes.len() > Credentials::LONGEST_FILE {
         let long = "longer than 64 KiB; name the file that holds the client secret alone";
         return Err(ConfigError::new(field, long));

@@ -164,13 +164,13 @@ fn each_wrong_value_is_named_with_what_belongs_there_and_never_shown() {
             "client_id = 'a'\nclient_secret_file = 's'\nclient_secret_next_file = 'missing'",
             "client_secret_next_file",
             Field::NextSecretFile,
-            "cannot be read",
+            "there is no such file",
         ),
         (
             "client_id = 'a'\nclient_secret_file = 'missing'",
             "client_secret_file",
             Field::ClientSecretFile,
-            "cannot be read",
+            "there is no such file",
         ),
     ] {
         refused(&format!("{environment}{lines}"), key, field, message);

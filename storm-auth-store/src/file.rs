@@ -93,7 +93,15 @@ impl FileStore {
     /// The folder cannot be made or used, belongs to another user, or others may write to it; the error says what to change.
     pub fn new(folder: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let folder = folder.into();
-        let wrong = |error| StoreError::new(format!("{}: {error}", folder.display()));
+        let wrong = |error: io::Error| {
+            // The system says what is wrong; what is told by this crate says what to do as well.
+            let cure = if error.get_ref().is_some() {
+                ""
+            } else {
+                "; check the path and who may write there, or name another folder"
+            };
+            StoreError::new(format!("{}: {error}{cure}", folder.display()))
+        };
         if folder.as_os_str().is_empty() {
             return Err(StoreError::new("no folder is named; name one of this user's own".to_owned()));
         }

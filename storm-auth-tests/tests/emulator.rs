@@ -353,8 +353,8 @@ fn a_count_that_is_another_one_is_told_with_what_came_and_without_secrets() {
     assert_eq!(
         told(&|emulator| emulator.assert_token_requests(1)),
         "1 token requests were expected, and 2 came\n\
-         1. 0 ms later: POST /identity/1.0/connect/token, client_id \"storm-auth\", scope \"playground\"\n\
-         2. 1500 ms later: POST /identity/1.0/connect/token, client_id \"erp\""
+         1. at 0 ms: POST /identity/1.0/connect/token, client_id \"storm-auth\", scope \"playground\"\n\
+         2. at 1500 ms: POST /identity/1.0/connect/token, client_id \"erp\""
     );
     assert!(told(&|emulator| emulator.assert_api_requests(1)).starts_with("1 API requests were expected, and 0 came"));
 }

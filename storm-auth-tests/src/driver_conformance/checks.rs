@@ -154,7 +154,7 @@ fn a_request_without_an_answer_is_reported<S: Subject>(desk: &mut Desk<S>) -> Ve
         let error = desk.error()?;
         let told = failure(&error).map(|failure| failure.kind);
         must(matches!(told, Some(FailureKind::Io | FailureKind::Connect)), || {
-            format!("a connection that broke ({fault:?}) is reported as something else: {error}")
+            format!("a connection that broke ({fault:?}) is reported as something else than Io or Connect: {error}")
         })?;
     }
     let refusing = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
@@ -162,7 +162,7 @@ fn a_request_without_an_answer_is_reported<S: Subject>(desk: &mut Desk<S>) -> Ve
     desk.another_at(&format!("http://{refusing}/connect/token"));
     let error = desk.error()?;
     must(failure(&error).is_some_and(|failure| failure.kind == FailureKind::Connect), || {
-        format!("a refused connection is reported as something else: {error}")
+        format!("a refused connection is reported as something else than Connect: {error}")
     })?;
     let counters = desk.subject.counters();
     must((counters.requests, counters.unconnected) == (1, 1), || {

@@ -626,7 +626,7 @@ impl Recorded {
     /// A line about it, for people. It shows no secret and no token.
     fn line(&self, number: usize, start_ms: u64) -> String {
         let passed = self.at_ms.saturating_sub(start_ms);
-        let mut line = format!("\n{number}. {} ms later: {} {}", passed, self.method, self.uri.path());
+        let mut line = format!("\n{number}. at {} ms: {} {}", passed, self.method, self.uri.path());
         let form = serde_urlencoded::from_bytes::<Vec<(String, String)>>(&self.body).unwrap_or_default();
         for (name, value) in form.iter().filter(|(name, _)| matches!(name.as_str(), "client_id" | "scope")) {
             line += &format!(", {name} {value:?}");

@@ -98,6 +98,6 @@ fn r3_a_wrong_key_and_a_secret_that_cannot_be_read_are_named<A: Adapter>() {
     let folder = Folder::of::<A>("wrong-key", b"S3cret");
     refused(&folder.config(&emulator, "egress = 7"), "egress label (egress in the configuration file): not a text");
     fs::remove_file(folder.0.join("secret")).unwrap();
-    refused(&folder.config(&emulator, ""), "it cannot be read; check the path and its permissions");
+    refused(&folder.config(&emulator, ""), "there is no such file; check the path");
     assert_eq!(emulator.token_requests(), 0);
 }

@@ -44,6 +44,7 @@ const SLEEPS_ON: Wrong = 20;
 const TAKES_HALVES: Wrong = 21;
 const ENDS_REQUESTS_WITH_CALLERS: Wrong = 22;
 const REPORTS_NOTHING: Wrong = 23;
+const KEEPS_ITS_CALLERS: Wrong = 24;
 
 #[test]
 fn a_driver_that_does_nothing_wrong_is_not_blamed() {
@@ -80,6 +81,7 @@ finds! {
     a_body_without_an_end_is_found: READS_ON, "a_body_past_64_kib_fails", 5;
     a_body_that_is_decoded_is_found: DECODES_BODIES, "an_encoded_body_fails", 5;
     half_an_answer_is_found: TAKES_HALVES, "half_an_answer_fails", 5;
+    a_caller_that_is_kept_is_found: KEEPS_ITS_CALLERS, "a_request_outlives_the_deadline_of_its_caller", 6;
     a_request_that_goes_with_its_caller_is_found: IS_HASTY, "a_request_outlives_the_deadline_of_its_caller", 6;
     a_timeout_that_nobody_keeps_is_found: NEVER_TELLS_THE_TIME, "a_deadline_comes_though_nothing_happens", 7;
     a_gate_that_nobody_opens_is_found: NEVER_TELLS_THE_TIME, "a_throttle_ends_though_nothing_happens", 7;
@@ -166,11 +168,14 @@ impl<const WRONG: Wrong> Broken<WRONG> {
                 Output::Perform(Action::Send(send)) => {
                     let (op, reporter) = (send.op, self.reporter.clone());
                     self.last_op = Some(op);
-                    std::thread::spawn(move || match post(WRONG, &send) {
+                    let request = std::thread::spawn(move || match post(WRONG, &send) {
                         Err(_) if WRONG == REPORTS_NO_FAILURE => {}
                         _ if WRONG == REPORTS_NOTHING => {}
                         outcome => drop(reporter.send((op, outcome))),
                     });
+                    if WRONG == KEEPS_ITS_CALLERS {
+                        request.join().unwrap();
+                    }
                 }
                 Output::Perform(Action::Store(_) | Action::Credentials(_)) => unreachable!("neither was announced"),
                 Output::Resolve(waiter, result) => {

@@ -273,6 +273,9 @@ fn r67_a_path_that_is_no_folder_is_refused() {
     assert!(refused(&file).ends_with("is a link or a file; name the folder itself"));
     assert!(refused(&file.join("below")).ends_with("is a link or a file; name the folder itself"));
     assert!(refused(Path::new("")).ends_with("no folder is named; name one of this user's own"));
+    // Whatever the system says is told with what to do.
+    let long = folder.0.join("x".repeat(300));
+    assert!(refused(&long).ends_with("; check the path and who may write there, or name another folder"));
     // Nor is a link to one followed: whoever may set it could choose where tokens go.
     let link = folder.0.join("link");
     symlink(&folder.0, &link).unwrap();
