@@ -30,9 +30,7 @@ use std::time::Duration;
 use http::Response;
 use storm_auth_core::machine::{Acquire, Action, Output, TokenRequest, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
-use storm_auth_core::{
-    AcquireError, Counters, Failure, FailureKind, KeyId, Machine, Now, Settings, Status, Token, TokenId,
-};
+use storm_auth_core::{AcquireError, Failure, FailureKind, KeyId, Machine, Now, Settings, Token};
 use storm_auth_tests::driver_conformance::Subject;
 
 mod clock;
@@ -184,37 +182,7 @@ impl Subject for Tokens {
         false // a thread that waits is not called off; it has a deadline
     }
 
-    fn invalidate(&mut self, token: TokenId) {
-        self.driver.with(|machine, now| machine.invalidate(token, now));
-    }
-
-    fn close(&mut self) {
-        self.driver.with(|machine, now| machine.shut_down(now));
-    }
-
-    fn status(&mut self) -> Status {
-        self.driver.with(|machine, now| machine.status(now))
-    }
-
-    fn counters(&mut self) -> Counters {
-        self.driver.with(|machine, _| machine.counters())
-    }
-
-    fn acquire_error(error: &AcquireError) -> Option<&AcquireError> {
-        Some(error)
-    }
-
-    fn advance(&mut self, span: Duration) {
-        self.driver.clock.advance(span);
-    }
-
-    fn step_wall_forward(&mut self, span: Duration) {
-        self.driver.clock.step_wall_forward(span);
-    }
-
-    fn step_wall_back(&mut self, span: Duration) {
-        self.driver.clock.step_wall_back(span);
-    }
+    show::asks_its_machine!(with);
 }
 
 impl show::Shown for Tokens {

@@ -30,9 +30,7 @@ use mio::{Events, Interest, Poll};
 use storm_auth_core::machine::{Acquire, Action, OpId, Output, TokenRequest, WaiterId};
 use storm_auth_core::wire::request::FormBody;
 use storm_auth_core::wire::response::ResponseBody;
-use storm_auth_core::{
-    AcquireError, Counters, Failure, FailureKind, KeyId, Machine, Mono, Now, Settings, Status, Token, TokenId,
-};
+use storm_auth_core::{AcquireError, Failure, FailureKind, KeyId, Machine, Mono, Now, Settings, Token};
 use storm_auth_tests::driver_conformance::Subject;
 
 mod clock;
@@ -278,37 +276,7 @@ impl Subject for Tokens {
         true
     }
 
-    fn invalidate(&mut self, token: TokenId) {
-        self.driver.with(|machine, now| machine.invalidate(token, now));
-    }
-
-    fn close(&mut self) {
-        self.driver.with(|machine, now| machine.shut_down(now));
-    }
-
-    fn status(&mut self) -> Status {
-        self.driver.with(|machine, now| machine.status(now))
-    }
-
-    fn counters(&mut self) -> Counters {
-        self.driver.with(|machine, _| machine.counters())
-    }
-
-    fn acquire_error(error: &AcquireError) -> Option<&AcquireError> {
-        Some(error)
-    }
-
-    fn advance(&mut self, span: Duration) {
-        self.driver.clock.advance(span);
-    }
-
-    fn step_wall_forward(&mut self, span: Duration) {
-        self.driver.clock.step_wall_forward(span);
-    }
-
-    fn step_wall_back(&mut self, span: Duration) {
-        self.driver.clock.step_wall_back(span);
-    }
+    show::asks_its_machine!(with);
 }
 
 impl show::Shown for Tokens {

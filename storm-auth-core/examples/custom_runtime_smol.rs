@@ -32,7 +32,7 @@ use smol::net::TcpStream;
 use smol::{Task, Timer, future};
 use storm_auth_core::machine::{Acquire, Action, Output, TokenRequest, WaiterId};
 use storm_auth_core::wire::response::ResponseBody;
-use storm_auth_core::{AcquireError, Counters, Failure, KeyId, Machine, Now, Settings, Status, Token, TokenId};
+use storm_auth_core::{AcquireError, Failure, KeyId, Machine, Now, Settings, Token};
 use storm_auth_tests::driver_conformance::Subject;
 
 mod clock;
@@ -81,6 +81,10 @@ impl Driver {
                 resolved.recv().await.unwrap_or(Err(AcquireError::Closed))
             }
         }
+    }
+
+    fn machine<T>(self: &Arc<Self>, act: impl FnOnce(&mut Machine, Now) -> T) -> T {
+        self.with(|state, now| act(&mut state.machine, now))
     }
 
     fn with<T>(self: &Arc<Self>, act: impl FnOnce(&mut State, Now) -> T) -> T {
@@ -235,37 +239,7 @@ impl Subject for Tokens {
         true
     }
 
-    fn invalidate(&mut self, token: TokenId) {
-        self.driver.with(|state, now| state.machine.invalidate(token, now));
-    }
-
-    fn close(&mut self) {
-        self.driver.with(|state, now| state.machine.shut_down(now));
-    }
-
-    fn status(&mut self) -> Status {
-        self.driver.with(|state, now| state.machine.status(now))
-    }
-
-    fn counters(&mut self) -> Counters {
-        self.driver.with(|state, _| state.machine.counters())
-    }
-
-    fn acquire_error(error: &AcquireError) -> Option<&AcquireError> {
-        Some(error)
-    }
-
-    fn advance(&mut self, span: Duration) {
-        self.driver.clock.advance(span);
-    }
-
-    fn step_wall_forward(&mut self, span: Duration) {
-        self.driver.clock.step_wall_forward(span);
-    }
-
-    fn step_wall_back(&mut self, span: Duration) {
-        self.driver.clock.step_wall_back(span);
-    }
+    show::asks_its_machine!(machine);
 }
 
 impl show::Shown for Tokens {

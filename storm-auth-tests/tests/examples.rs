@@ -373,7 +373,7 @@ fn a_malformed_variable_is_named_before_any_request() {
         }
         let run =
             Variables::of(&emulator).without("STORM_CLIENT_SECRET").with("STORM_CLIENT_SECRET_FILE", "/no/such/file");
-        run.run(example, &["--once"]).exits(1).says(&["STORM_CLIENT_SECRET_FILE", "cannot be read"]);
+        run.run(example, &["--once"]).exits(1).says(&["STORM_CLIENT_SECRET_FILE", "no such file"]);
     }
     assert_eq!((emulator.token_requests(), emulator.api_requests()), (0, 0));
 }

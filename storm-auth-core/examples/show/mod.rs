@@ -32,6 +32,44 @@ pub(crate) trait Shown: Subject<Error = AcquireError> {
     fn clock(&self) -> &Clock;
 }
 
+/// What the suite asks of a machine and of a clock that can be moved: here of a `driver` that gives its machine out by this method.
+macro_rules! asks_its_machine {
+    ($machine:ident) => {
+        fn invalidate(&mut self, token: storm_auth_core::TokenId) {
+            self.driver.$machine(|machine, now| machine.invalidate(token, now));
+        }
+
+        fn close(&mut self) {
+            self.driver.$machine(|machine, now| machine.shut_down(now));
+        }
+
+        fn status(&mut self) -> storm_auth_core::Status {
+            self.driver.$machine(|machine, now| machine.status(now))
+        }
+
+        fn counters(&mut self) -> storm_auth_core::Counters {
+            self.driver.$machine(|machine, _| machine.counters())
+        }
+
+        fn acquire_error(error: &AcquireError) -> Option<&AcquireError> {
+            Some(error)
+        }
+
+        fn advance(&mut self, span: Duration) {
+            self.driver.clock.advance(span);
+        }
+
+        fn step_wall_forward(&mut self, span: Duration) {
+            self.driver.clock.step_wall_forward(span);
+        }
+
+        fn step_wall_back(&mut self, span: Duration) {
+            self.driver.clock.step_wall_back(span);
+        }
+    };
+}
+pub(crate) use asks_its_machine;
+
 /// The program.
 pub(crate) fn main<D: Shown>() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).map(|text| text.to_string_lossy().into_owned()).collect();
