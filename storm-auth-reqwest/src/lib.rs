@@ -89,19 +89,20 @@
 //!
 //! # What it tells
 //!
-//! With `tracing`, each event of the machine is one with the target `storm_auth`. Its field `event` is the event's name, and beside it
-//! stand the `group`, and `key`, `op`, `reason`, `cause`, `expires_at`, `refresh_at` and `retry_at` where it has them: [`Event`] lists which. A token request
-//! has the span `storm_auth.token_request` (level info, the same target) with `group`, `key`, `op` and `reason`, and when it is over with
-//! `outcome`, one word of [`Landing`](crate::core::driver::Landing), and with the `status` of an answer. The span is nobody's child, since
-//! the request serves many callers; it follows from the span of the call that started it.
+//! With `tracing`, each event of the machine is one with the target `storm_auth`. Its field `event` is the event's name, and
+//! beside it stand the `group`, and `key`, `op`, `reason`, `cause`, `expires_at`, `refresh_at` and `retry_at` where it has them:
+//! [`Event`] lists which. A token request has the span `storm_auth.token_request` (level info, the same target) with `group`,
+//! `key`, `op` and `reason`, and when it is over with `outcome`, one word of [`Landing`](crate::core::driver::Landing), and with
+//! the `status` of an answer. The span is nobody's child, since the request serves many callers; it follows from the span of the
+//! call that started it.
 //!
-//! With `metrics`, what is measured goes to the process's recorder, by the names of [`Metric`](crate::core::driver::Metric). Install the
-//! recorder before a provider is built. Calls that are served from memory are counted apart for each thread and told in batches of 256, with
-//! whatever else happens, and with each look at [`status`](TokenProvider::status), so that threads do not wait for each other; a look before
-//! each scrape makes them exact. `TokenProvider::served` counts them too.
+//! With `metrics`, what is measured goes to the process's recorder, by the names of [`Metric`](crate::core::driver::Metric).
+//! Install the recorder before a provider is built. Calls that are served from memory are counted apart for each thread and told
+//! in batches of 256, with whatever else happens, and with each look at [`status`](TokenProvider::status), so that threads do not
+//! wait for each other; a look before each scrape makes them exact. `TokenProvider::served` counts them too.
 //!
-//! A limiter group is called what [`Builder::group`] says, or `reqwest-0`, `reqwest-1` and so on, in the order in which they are built. Keys and
-//! operations are numbered within their group, and each metric has its label.
+//! A limiter group is called what [`Builder::group`] says, or `reqwest-0`, `reqwest-1` and so on, in the order in which they are
+//! built. Keys and operations are numbered within their group, and each metric has its label.
 //!
 //! Names, fields and labels are stable, and none shows a secret.
 //!

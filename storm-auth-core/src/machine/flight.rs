@@ -765,13 +765,13 @@ impl Machine {
         if slot.key.credentials.secret().is(refused) {
             self.swap_secrets(key, now);
         }
-        let untried = self.may_try_other(key);
+        let untried = self.take_other_try(key);
         self.counters.refused += u64::from(untried);
         untried
     }
 
     /// Whether the other secret was not refused yet: once, since from here on both were.
-    pub(super) fn may_try_other(&mut self, key: KeyId) -> bool {
+    pub(super) fn take_other_try(&mut self, key: KeyId) -> bool {
         !core::mem::replace(&mut self.slot_mut(key).other_refused, true)
     }
 

@@ -5,7 +5,8 @@
 //!
 //! 1. **Commands** from callers: [`add_key`](Machine::add_key), [`acquire`](Machine::acquire), [`cancel`](Machine::cancel),
 //!    [`invalidate`](Machine::invalidate), [`set_credentials`](Machine::set_credentials),
-//!    [`renew_credentials`](Machine::renew_credentials), [`keep_warm`](Machine::keep_warm), [`shut_down`](Machine::shut_down), [`start_anew`](Machine::start_anew).
+//!    [`renew_credentials`](Machine::renew_credentials), [`keep_warm`](Machine::keep_warm), [`shut_down`](Machine::shut_down),
+//!    [`start_anew`](Machine::start_anew).
 //! 2. **Inputs** from the driver: [`handle_response`](Machine::handle_response),
 //!    [`handle_failure`](Machine::handle_failure), [`handle_store`](Machine::handle_store),
 //!    [`handle_credentials`](Machine::handle_credentials), [`handle_timeout`](Machine::handle_timeout). They never fail; a late or

@@ -253,7 +253,7 @@ impl Machine {
             if asked == (Asked::Record { first: None })
                 && let Some(other) = self.other_vault(key, &vault)
             {
-                return match refused && self.may_try_other(key) {
+                return match refused && self.take_other_try(key) {
                     true => {
                         self.swap_secrets(key, now);
                         self.read(key, now);
