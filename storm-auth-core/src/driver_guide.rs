@@ -64,7 +64,8 @@
 //!     *Found by `a_throttle_is_felt_once`, `a_failure_is_not_retried_by_the_driver`.*
 //! 13. **Show no secret, no token and no body.** Requests, tokens and bodies are redacted in `Debug`; what the HTTP client logs is the
 //!     driver's to look after, and so is what it adds to an error. [`Failure::detail`](crate::Failure::detail) is cleared of secrets and
-//!     cut. Copy the request's body nowhere, or wipe the copy. *Found by `no_error_shows_the_secret`.*
+//!     cut. Copy the request's body nowhere, or wipe the copy: no check sees that. *Found by
+//!     `no_error_shows_the_secret`.*
 //! 14. **End well.** [`shut_down`](crate::Machine::shut_down) starts nothing more; wait until
 //!     [`is_idle`](crate::Machine::is_idle), so that what was sent is not wasted, and go on serving what is held. When the last handle
 //!     goes, close the sockets that are still open, or let them end by the requests' patience: nothing lives for ever.

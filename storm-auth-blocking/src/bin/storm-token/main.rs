@@ -25,12 +25,16 @@ use clap::{CommandFactory as _, Parser as _};
 use crate::args::{Args, Command};
 use crate::failure::{Failure, Kind};
 
-fn main() -> ExitCode {
-    // What a panic says could hold anything; where it happened is enough for a report.
+/// What a panic says could hold anything; where it happened is enough for a report.
+fn tell_of_panics_where_they_are() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
         output::tell(&format!("storm-token: a bug{place}; please report it"));
     }));
+}
+
+fn main() -> ExitCode {
+    tell_of_panics_where_they_are();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) if !error.use_stderr() => {
@@ -71,4 +75,31 @@ fn main() -> ExitCode {
     };
     args.common.voice.hear_out();
     result.unwrap_or_else(|failure| failure.report(args.common.json))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    /// No way to a panic is known, so this makes one, in a process of its own.
+    #[test]
+    fn r59_a_panic_tells_where_it_is_and_not_what_it_says() {
+        const SCENE: &str = "STORM_TOKEN_TEST_PANICS";
+        const CANARY: &str = "cAn4ry-of-a-secret";
+        if std::env::var_os(SCENE).is_some() {
+            super::tell_of_panics_where_they_are();
+            panic!("a server says {CANARY}");
+        }
+        let test = std::thread::current().name().expect("a test has a name").to_owned();
+        let child = Command::new(std::env::current_exe().expect("it runs"))
+            .args(["--exact", &test, "--nocapture"])
+            .env(SCENE, "1")
+            .env("RUST_BACKTRACE", "full")
+            .output()
+            .expect("it starts");
+        let told = [child.stdout, child.stderr].concat();
+        let told = String::from_utf8_lossy(&told);
+        assert!(told.contains("storm-token: a bug at ") && told.contains("main.rs:"), "{told}");
+        assert!(!told.contains(&CANARY[..8]), "{told}");
+    }
 }
