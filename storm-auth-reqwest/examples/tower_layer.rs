@@ -1,5 +1,5 @@
 //! The token in a stack of tower's services, here over hyper, against an emulator of the service. A channel of tonic's is wrapped in
-//! the same way, with `bound_to`, since its requests name no origin.
+//! the same way, with `bound_to`, since its requests name no origin; `tests/tonic.rs` does so.
 //!
 //! ```text
 //! cargo run -p storm-auth-reqwest --features tower --example tower_layer
