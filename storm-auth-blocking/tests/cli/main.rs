@@ -7,7 +7,7 @@
 mod nginx;
 mod shell;
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ use storm_auth_blocking::Unix;
 use storm_auth_tests::emulator::{Clock, Emulator, Endpoint, Fault, Limiter};
 
 use crate::nginx::Nginx;
-use crate::shell::{CLIENT, Shell};
+use crate::shell::{CLIENT, Run, Shell};
 
 fn emulator() -> Emulator {
     emulator_with(Clock::system())
@@ -357,27 +357,53 @@ fn doctor_tells_every_wrong_setting_at_once_and_asks_nobody_then() {
     );
 }
 
-/// `script` gives a program a terminal.
+/// What is seen on a terminal of 60 columns, which `script` gives, by somebody who types the answer to a prompt, if there is one. The
+/// terminal shows nothing of that, so it does not matter how soon it comes. `None`, and a test is skipped, where there is no `script`
+/// with these options.
+#[cfg(target_os = "linux")]
+fn on_a_terminal(shell: &Shell, arguments: &str, prompt: &str, answer: &str) -> Option<String> {
+    let line = format!("stty rows 20 cols 60 -echo; {} {arguments}", env!("CARGO_BIN_EXE_storm-token"));
+    let settings = shell.command(&[]);
+    let mut script = std::process::Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).current_dir(&shell.home).env_clear();
+    script.envs(settings.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    script.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    let mut seen = Vec::new();
+    if let Ok(mut child) = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn() {
+        let (mut keyboard, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        while !seen.ends_with(prompt.as_bytes()) && screen.by_ref().take(1).read_to_end(&mut seen).unwrap() > 0 {}
+        // Without the prompt it is over, and what was seen tells.
+        let _ = keyboard.write_all(answer.as_bytes());
+        screen.read_to_end(&mut seen).unwrap();
+        child.wait().unwrap();
+    }
+    if seen.is_empty() {
+        assert!(std::env::var_os("STORM_TESTS_SKIP_NOTHING").is_none(), "there is no script with these options");
+        eprintln!("skipped: there is no script with these options");
+        return None;
+    }
+    Some(String::from_utf8(seen).unwrap().replace('\r', ""))
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_secret_that_is_set_nowhere_is_asked_for_on_a_terminal() {
+    let emulator = emulator();
+    let shell = Shell::of(&emulator).without("STORM_CLIENT_SECRET");
+    let answer = format!("{}\n", CLIENT.1);
+    let Some(seen) = on_a_terminal(&shell, "get --header", "Client secret: ", &answer) else { return };
+    assert!(seen.starts_with("Client secret: \nAuthorization: Bearer ey"), "{seen}");
+    Run { code: 0, out: seen, err: String::new() }.shows_no_secret();
+    emulator.assert_token_requests(1);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn on_a_terminal_doctor_breaks_lines_between_words_and_paints_unless_nobody_wants_that() {
-    let seen = |shell: &Shell| {
-        let doctor = format!("stty rows 20 cols 60; {} doctor", env!("CARGO_BIN_EXE_storm-token"));
-        let mut command = shell.command(&[]);
-        let mut script = std::process::Command::new("script");
-        script
-            .args(["-qec", &doctor, "/dev/null"])
-            .env_clear()
-            .envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
-        script.env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
-        command.current_dir(&shell.home);
-        // Not each one knows these flags.
-        let output = script.output().ok().filter(|output| !output.stdout.is_empty());
-        output.map(|output| String::from_utf8(output.stdout).unwrap().replace('\r', ""))
-    };
+    let seen = |shell: &Shell| on_a_terminal(shell, "doctor", "", "");
     // One that is set nowhere would be asked for.
     let plain = Shell::bare().with("NO_COLOR", "1").with("STORM_CLIENT_SECRET", " wrong");
-    let Some(text) = seen(&plain) else { return eprintln!("skipped: there is no script") };
+    let Some(text) = seen(&plain) else { return };
     assert!(text.contains("✗ token URL: ") && !text.contains('\u{1b}'), "{text}");
     // A path that is longer than a line stays whole.
     assert!(text.lines().all(|line| line.chars().count() <= 60 || !line.trim().contains(' ')), "{text}");
