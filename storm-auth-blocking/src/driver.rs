@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use storm_auth_core::{
 use crate::clock::Clock;
 use crate::observe::{self, Meter, Observer, Span};
 use crate::sync::thread::{self, Thread};
-use crate::sync::{Arc, AtomicBool, Mutex, MutexGuard, Ordering, PoisonError, Weak};
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, PoisonError, Weak};
 use crate::transport::Transport;
 
 /// Told each event, after the lock was given back.
@@ -31,7 +32,7 @@ pub(crate) type OnEvent = dyn Fn(&Event) + Send + Sync;
 pub(crate) type Source = dyn Fn() -> Result<Credentials, Box<dyn StdError + Send + Sync>> + Send + Sync;
 
 pub(crate) struct Driver {
-    board: Mutex<Board<Thread>>,
+    board: Mutex<Board<Sleeper>>,
     /// Never locked together with the board.
     sources: Mutex<BTreeMap<KeyId, Arc<Source>>>,
     clock: Clock,
@@ -41,6 +42,32 @@ pub(crate) struct Driver {
     /// The limiter group's name.
     group: Arc<str>,
     meter: Meter,
+}
+
+/// Who sleeps until something happens on the board.
+#[derive(Debug)]
+pub(crate) enum Sleeper {
+    /// The callers that wait for one key. They are woken all at once, which costs a small part of waking one after the other.
+    Calls(Arc<Condvar>),
+    /// A thread of our own, which does not keep the driver alive while it sleeps.
+    Watch(Thread),
+}
+
+impl Sleeper {
+    fn wake(&self) {
+        match self {
+            Self::Calls(bell) => bell.notify_all(),
+            Self::Watch(thread) => thread.unpark(),
+        }
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Calls(one), Self::Calls(other)) => Arc::ptr_eq(one, other),
+            (Self::Watch(one), Self::Watch(other)) => one.id() == other.id(),
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Debug for Driver {
@@ -93,15 +120,23 @@ impl Driver {
         self.with_board(|board, now| board.command(now, |machine| command(machine, now)))
     }
 
-    /// Asks the machine for a token and waits for it; the deadline is the machine's to keep.
-    pub(crate) fn acquire(self: &Arc<Self>, key: KeyId, patience: Option<Duration>) -> Result<Token, AcquireError> {
+    /// Asks the machine for a token and waits for it, at the bell of the key's callers; the deadline is the machine's to keep.
+    pub(crate) fn acquire(
+        self: &Arc<Self>,
+        key: KeyId,
+        bell: &Arc<Condvar>,
+        patience: Option<Duration>,
+    ) -> Result<Token, AcquireError> {
         match self.with_board(|board, now| board.acquire(key, patience, now)) {
             Acquire::Ready(token) => Ok(token),
             Acquire::Failed(error) => Err(error),
             Acquire::Wait(waiter) => {
                 let waiting = Waiting { driver: self, waiter };
-                self.watch(None, |board, thread| board.poll_wait(waiting.waiter, thread))
-                    .unwrap_or(Err(AcquireError::DeadlineExceeded))
+                let result = self.watch(bell, None, |board, sleeper| board.poll_wait(waiter, sleeper));
+                if result.is_some() {
+                    mem::forget(waiting);
+                }
+                result.unwrap_or(Err(AcquireError::DeadlineExceeded))
             }
         }
     }
@@ -110,39 +145,49 @@ impl Driver {
     pub(crate) fn shut_down(self: &Arc<Self>, patience: Duration) -> Result<(), AcquireError> {
         self.command(|machine, now| machine.shut_down(now));
         let deadline = Instant::now().checked_add(patience);
-        let idle = self.watch(deadline, |board, thread| {
+        let idle = self.watch(&Arc::new(Condvar::new()), deadline, |board, sleeper| {
             let idle = board.machine().is_idle();
             if !idle {
-                board.look_on(thread, same);
+                board.look_on(sleeper, Sleeper::same);
             }
             idle.then_some(())
         });
         idle.ok_or(AcquireError::StillBusy)
     }
 
-    /// Looks at the board until `look` finds something there; sleeps until it is unparked or the machine's next deadline, which
+    /// Looks at the board until `look` finds something there; sleeps until its bell rings or the machine's next deadline, which
     /// it then reports. So every waiting caller is a timer, and none other is needed. `None` once `deadline` has passed.
     fn watch<T>(
         self: &Arc<Self>,
+        bell: &Arc<Condvar>,
         deadline: Option<Instant>,
-        mut look: impl FnMut(&mut Board<Thread>, Thread) -> Option<T>,
+        mut look: impl FnMut(&mut Board<Sleeper>, Sleeper) -> Option<T>,
     ) -> Option<T> {
+        let mut board = self.lock();
         loop {
-            let (found, timeout, now) = self.with_board(|board, now| {
+            // What is there needs no clock: a thousand may be woken at once, and each holds up the next.
+            if let Some(found) = look(&mut board, Sleeper::Calls(bell.clone())) {
+                return Some(found);
+            }
+            let (now, timeout) = self.turn(&mut board, |board, now| {
                 board.elapse(now);
-                (look(board, thread::current()), board.poll_timeout(), now)
+                (now, board.poll_timeout())
             });
-            if found.is_some() {
-                return found;
+            let work = board.take_work();
+            if !work.is_empty() {
+                drop(board);
+                self.perform(work);
+                board = self.lock();
+                continue;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 return None;
             }
-            match timeout.map(|Timeout { at, .. }| until(at, now)).into_iter().chain(left).min() {
-                Some(span) => thread::park_timeout(span),
-                None => thread::park(),
-            }
+            board = match timeout.map(|Timeout { at, .. }| until(at, now)).into_iter().chain(left).min() {
+                Some(span) => bell.wait_timeout(board, span).unwrap_or_else(PoisonError::into_inner).0,
+                None => bell.wait(board).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 
@@ -150,19 +195,27 @@ impl Driver {
     fn watch_over(
         self: &Arc<Self>,
         name: &str,
-        goes_on: impl Fn(&Board<Thread>) -> bool + Send + 'static,
+        goes_on: impl Fn(&Board<Sleeper>) -> bool + Send + 'static,
     ) -> Option<Thread> {
         let driver = Arc::downgrade(self);
         let watch = move || {
             while let Some(driver) = driver.upgrade() {
-                let (timeout, now) = driver.with_board(|board, now| {
+                let mut board = driver.lock();
+                let (now, timeout) = driver.turn(&mut board, |board, now| {
                     board.elapse(now);
                     let goes_on = goes_on(board);
                     if goes_on {
-                        board.look_on(thread::current(), same);
+                        board.look_on(Sleeper::Watch(thread::current()), Sleeper::same);
                     }
-                    (goes_on.then(|| board.poll_timeout()), now)
+                    (now, goes_on.then(|| board.poll_timeout()))
                 });
+                let work = board.take_work();
+                drop(board);
+                if !work.is_empty() {
+                    // A subscriber, a recorder or a callback may sleep here too, and so take what wakes this thread.
+                    driver.perform(work);
+                    continue;
+                }
                 drop(driver);
                 match timeout {
                     None => return,
@@ -176,28 +229,32 @@ impl Driver {
     }
 
     /// Everything that touches the board: the lock is given back before anything else is done.
-    fn with_board<T>(self: &Arc<Self>, act: impl FnOnce(&mut Board<Thread>, Now) -> T) -> T {
+    fn with_board<T>(self: &Arc<Self>, act: impl FnOnce(&mut Board<Sleeper>, Now) -> T) -> T {
         let (result, work) = {
             let mut board = self.lock();
-            // Read under the lock, so that the machine never sees time go back.
-            let now = self.clock.now();
-            board.in_process(process::id(), now);
-            let result = act(&mut board, now);
+            let result = self.turn(&mut board, act);
             (result, board.take_work())
         };
         self.perform(work);
         result
     }
 
-    fn lock(&self) -> MutexGuard<'_, Board<Thread>> {
+    /// One act on the board, at the time that it is. What follows from it is still to be taken.
+    fn turn<T>(&self, board: &mut Board<Sleeper>, act: impl FnOnce(&mut Board<Sleeper>, Now) -> T) -> T {
+        // Read under the lock, so that the machine never sees time go back.
+        let now = self.clock.now();
+        board.in_process(process::id(), now);
+        act(board, now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Board<Sleeper>> {
         // The board is consistent between its methods, and a panic in one of them is a bug that poisoning would only spread.
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn perform(self: &Arc<Self>, work: Work<Thread>) {
-        work.wakes.into_iter().for_each(|thread| thread.unpark());
-        // What is foreign may sleep on this thread, and so take what wakes it for us: a subscriber, a recorder or a callback.
-        let mut told = !work.sends.is_empty() || !work.events.is_empty();
+    fn perform(self: &Arc<Self>, mut work: Work<Sleeper>) {
+        work.wakes.dedup_by(|one, other| one.same(other));
+        work.wakes.iter().for_each(Sleeper::wake);
         for send in work.sends {
             if send.leased {
                 let op = send.op;
@@ -210,10 +267,10 @@ impl Driver {
         if work.store {
             self.go_to_store();
         }
-        told |= self.meter.tell(&work.measurements);
+        self.meter.tell(&work.measurements);
         let mut gauges = work.gauges;
         while !gauges.is_empty() {
-            told |= self.meter.tell(&gauges);
+            self.meter.tell(&gauges);
             gauges = self.lock().next_gauges();
         }
         for event in &work.events {
@@ -224,9 +281,6 @@ impl Driver {
                     on_event(event);
                 }
             }));
-        }
-        if told {
-            thread::current().unpark();
         }
     }
 
@@ -306,7 +360,7 @@ impl Drop for Driver {
         if let Some(transport) = self.transport.own(process::id()) {
             transport.cancel();
         }
-        self.lock().dismiss().into_iter().for_each(|thread| thread.unpark());
+        self.lock().dismiss().iter().for_each(Sleeper::wake);
         // The calls since the last time that anything happened.
         self.meter.tell_served();
     }
@@ -426,7 +480,7 @@ impl Drop for Errand {
     }
 }
 
-/// A caller that waits. When it goes away, others stay served.
+/// A caller that waits. When it goes away without its result, as in a panic, others stay served.
 struct Waiting<'a> {
     driver: &'a Arc<Driver>,
     waiter: WaiterId,
@@ -461,10 +515,6 @@ impl Drop for KeepWarm {
             thread.unpark();
         }
     }
-}
-
-fn same(one: &Thread, other: &Thread) -> bool {
-    one.id() == other.id()
 }
 
 /// The span to sleep until `at`: a millisecond more than the clock's reading says, or a timer fires a tick early and spins; and

@@ -1,7 +1,7 @@
 //! The provider: tokens for one key, from the cell when they are cached.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
@@ -35,6 +35,8 @@ pub struct TokenProvider {
     driver: Arc<Driver>,
     key: KeyId,
     cell: Arc<Cell>,
+    /// Where its callers wait.
+    bell: Arc<Condvar>,
     handle: Arc<Handle>,
 }
 
@@ -47,7 +49,7 @@ impl TokenProvider {
     pub(crate) fn new(handle: Arc<Handle>, key: Key) -> Self {
         let driver = handle.0.clone();
         let (key, cell) = driver.add_key(key);
-        Self { driver, key, cell, handle }
+        Self { driver, key, cell, bell: Arc::new(Condvar::new()), handle }
     }
 
     /// A valid token. One that is cached costs neither a lock nor an allocation.
@@ -220,7 +222,7 @@ impl TokenProvider {
 
     #[cold]
     fn acquire(&self, deadline: Option<Duration>) -> Result<Token, Error> {
-        Ok(self.driver.acquire(self.key, deadline)?)
+        Ok(self.driver.acquire(self.key, &self.bell, deadline)?)
     }
 }
 

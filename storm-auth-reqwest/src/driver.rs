@@ -195,14 +195,22 @@ impl Driver {
         let watch = move || {
             let waker = Waker::from(Arc::new(Unpark(thread::current())));
             while let Some(driver) = driver.upgrade() {
-                let (timeout, now) = driver.with_board(|board, now| {
+                let mut board = driver.lock();
+                let (now, timeout) = driver.turn(&mut board, |board, now| {
                     board.elapse(now);
                     let goes_on = goes_on(board);
                     if goes_on {
                         board.look_on(waker.clone(), Waker::will_wake);
                     }
-                    (goes_on.then(|| board.poll_timeout()), now)
+                    (now, goes_on.then(|| board.poll_timeout()))
                 });
+                let work = board.take_work();
+                drop(board);
+                if !work.is_empty() {
+                    // A subscriber, a recorder or a callback may sleep here too, and so take what wakes this thread.
+                    driver.perform(work);
+                    continue;
+                }
                 drop(driver);
                 match timeout {
                     None => return,
@@ -219,14 +227,19 @@ impl Driver {
     fn with_board<T>(self: &Arc<Self>, act: impl FnOnce(&mut Board<Waker>, Now) -> T) -> T {
         let (result, work) = {
             let mut board = self.lock();
-            // Read under the lock, so that the machine never sees time go back.
-            let now = self.clock.now();
-            board.in_process(process::id(), now);
-            let result = act(&mut board, now);
+            let result = self.turn(&mut board, act);
             (result, board.take_work())
         };
         self.perform(work);
         result
+    }
+
+    /// One act on the board, at the time that it is. What follows from it is still to be taken.
+    fn turn<T>(&self, board: &mut Board<Waker>, act: impl FnOnce(&mut Board<Waker>, Now) -> T) -> T {
+        // Read under the lock, so that the machine never sees time go back.
+        let now = self.clock.now();
+        board.in_process(process::id(), now);
+        act(board, now)
     }
 
     fn lock(&self) -> MutexGuard<'_, Board<Waker>> {
@@ -236,8 +249,6 @@ impl Driver {
 
     fn perform(self: &Arc<Self>, work: Work<Waker>) {
         work.wakes.into_iter().for_each(Waker::wake);
-        // What is foreign may sleep on this thread, and so take what wakes it for us: a subscriber, a recorder or a callback.
-        let mut told = !work.sends.is_empty() || !work.events.is_empty();
         for send in work.sends {
             if send.leased {
                 let op = send.op;
@@ -250,10 +261,10 @@ impl Driver {
         if work.store {
             self.go_to_store();
         }
-        told |= self.meter.tell(&work.measurements);
+        self.meter.tell(&work.measurements);
         let mut gauges = work.gauges;
         while !gauges.is_empty() {
-            told |= self.meter.tell(&gauges);
+            self.meter.tell(&gauges);
             gauges = self.lock().next_gauges();
         }
         for event in &work.events {
@@ -264,9 +275,6 @@ impl Driver {
                     on_event(event);
                 }
             }));
-        }
-        if told {
-            thread::current().unpark();
         }
     }
 

@@ -7,8 +7,8 @@
 mod support;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ fn row<A: Adapter>() -> Vec<Figure> {
     ]
 }
 
-/// What as many threads take that only sleep, and are woken at once: what is the system's own.
+/// What as many threads take that only sleep at a condition variable, and are woken at once: what is the system's own.
 fn threads_alone() -> Vec<Figure> {
     let rounds: Vec<_> = (0..ROUNDS).map(|_| wake_threads()).collect();
     let [first, last, worst] = told(rounds.iter());
@@ -103,22 +103,22 @@ fn round<A: Adapter>() -> (u64, Served) {
 }
 
 fn wake_threads() -> Served {
-    let awake = Arc::<AtomicBool>::default();
+    let bell = Arc::<(Mutex<bool>, Condvar)>::default();
     let threads: Vec<_> = (0..CALLERS)
         .map(|_| {
-            let awake = awake.clone();
+            let bell = bell.clone();
             thread::spawn(move || {
-                while !awake.load(Ordering::SeqCst) {
-                    thread::park();
-                }
+                let (rung, bell) = &*bell;
+                drop(bell.wait_while(rung.lock().unwrap(), |rung| !*rung).unwrap());
                 Instant::now()
             })
         })
         .collect();
     thread::sleep(Duration::from_millis(50));
+    let (rung, bell) = &*bell;
     let woken = Instant::now();
-    awake.store(true, Ordering::SeqCst);
-    threads.iter().for_each(|thread| thread.thread().unpark());
+    *rung.lock().unwrap() = true;
+    bell.notify_all();
     let served: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
     Served::after(woken, &served)
 }

@@ -12,7 +12,8 @@
 //!    long as there is one, when [`Work::store`] says so; and while a send that is [`leased`](TokenRequest::leased) is under way, lets
 //!    one sleep as in 5;
 //! 5. lets every waiting caller sleep until [`Board::poll_timeout`] at the longest, and call [`Board::elapse`] then. So no
-//!    timer thread is needed;
+//!    timer thread is needed. A thread that has performed anything looks again before it sleeps ([`Work::is_empty`]), since a
+//!    callback may have taken what wakes it;
 //! 6. where processes fork, says in which one it is with [`Board::in_process`] before anything else;
 //! 7. performs [`Board::leave`] when its last user goes.
 
@@ -103,6 +104,15 @@ pub struct Work<W> {
     pub gauges: Vec<Measurement>,
     /// Whether a thread has to be started that performs [`Board::next_store`] until there is none.
     pub store: bool,
+}
+
+impl<W> Work<W> {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        let Self { wakes, events, sends, looks, measurements, gauges, store } = self;
+        let (nobody, nothing) = (wakes.is_empty(), sends.is_empty() && looks.is_empty() && !store);
+        nobody && nothing && events.is_empty() && measurements.is_empty() && gauges.is_empty()
+    }
 }
 
 /// Whether others wait for it: a token that was fetched, or a lease to be given back.

@@ -191,15 +191,12 @@ macro_rules! observe {
                 }
             }
 
-            /// Hands measurements on, and what was served meanwhile. Says whether there were any: served calls alone do not count, or whoever
-            /// waits would be awake for as long as others are served.
-            pub(crate) fn tell(&self, measurements: &[Measurement]) -> bool {
-                if measurements.is_empty() {
-                    return false;
+            /// Hands measurements on, and what was served meanwhile.
+            pub(crate) fn tell(&self, measurements: &[Measurement]) {
+                if !measurements.is_empty() {
+                    self.tell_served();
+                    measurements.iter().for_each(|measurement| self.emit(measurement));
                 }
-                self.tell_served();
-                measurements.iter().for_each(|measurement| self.emit(measurement));
-                true
             }
 
             #[cold]
@@ -239,9 +236,7 @@ macro_rules! observe {
 
             pub(crate) fn tell_served(&self) {}
 
-            pub(crate) fn tell(&self, _measurements: &[Measurement]) -> bool {
-                false
-            }
+            pub(crate) fn tell(&self, _measurements: &[Measurement]) {}
         }
     };
 }

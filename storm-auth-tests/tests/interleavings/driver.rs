@@ -9,7 +9,7 @@ use storm_auth_core::{
 
 use self::{
     clock::Clock,
-    sync::{AtomicBool, Ordering, thread},
+    sync::{AtomicBool, Condvar, Ordering, thread},
     transport::{Outcome, Transport},
 };
 use crate::explore;
@@ -23,22 +23,56 @@ use real::{Driver, Handle, KeepWarm, OnEvent};
 pub(crate) mod sync {
     pub(crate) use std::sync::{Arc, PoisonError, Weak};
 
+    use std::{sync::LockResult, time::Duration};
+
     pub(crate) use loom::sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     };
+
+    /// Up to the longest sleep of the story, time passes as soon as somebody sleeps. No clock comes to the end of a longer one:
+    /// who is not woken is lost, and loom says so.
+    fn passes(span: Duration) -> bool {
+        let short = span <= super::LONGEST_SLEEP;
+        if short {
+            super::clock::advance(span);
+        }
+        short
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct Condvar(loom::sync::Condvar);
+
+    impl Condvar {
+        pub(crate) fn new() -> Self {
+            Self(loom::sync::Condvar::new())
+        }
+
+        pub(crate) fn notify_all(&self) {
+            self.0.notify_all();
+        }
+
+        pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+            self.0.wait(guard)
+        }
+
+        pub(crate) fn wait_timeout<'a, T>(
+            &self,
+            guard: MutexGuard<'a, T>,
+            span: Duration,
+        ) -> LockResult<(MutexGuard<'a, T>, ())> {
+            let guard = if passes(span) { guard } else { self.0.wait(guard).unwrap() };
+            Ok((guard, ()))
+        }
+    }
 
     pub(crate) mod thread {
         use std::{io, time::Duration};
 
         pub(crate) use loom::thread::{JoinHandle, Thread, current, park, spawn};
 
-        /// Up to the longest sleep of the story, time passes as soon as somebody sleeps. No clock comes to the end of a longer one:
-        /// who is not woken is lost, and loom says so.
         pub(crate) fn park_timeout(span: Duration) {
-            if span <= super::super::LONGEST_SLEEP {
-                super::super::clock::advance(span);
-            } else {
+            if !super::passes(span) {
                 park();
             }
         }
@@ -112,8 +146,8 @@ pub(crate) mod observe {
     };
 
     std::thread_local! {
-        /// The recorder, which answers whether there was something for it. Of the system's thread, as `REFUSED_THREADS`.
-        pub(crate) static RECORDER: RefCell<Option<Rc<dyn Fn() -> bool>>> = const { RefCell::new(None) };
+        /// The recorder. Of the system's thread, as `REFUSED_THREADS`.
+        pub(crate) static RECORDER: RefCell<Option<Rc<dyn Fn()>>> = const { RefCell::new(None) };
     }
 
     pub(crate) fn observe(_: &Event, _: &str) {}
@@ -132,9 +166,10 @@ pub(crate) mod observe {
         pub(crate) fn tell_served(&self) {}
 
         /// Any look at the board may bring something to be told.
-        pub(crate) fn tell(&self, _: &[Measurement]) -> bool {
-            let recorder = RECORDER.with_borrow(Clone::clone);
-            recorder.is_some_and(|record| record())
+        pub(crate) fn tell(&self, _: &[Measurement]) {
+            if let Some(record) = RECORDER.with_borrow(Clone::clone) {
+                record();
+            }
         }
     }
 
@@ -233,6 +268,7 @@ fn key() -> Key {
 struct Story {
     driver: Arc<Driver>,
     key: KeyId,
+    bell: Arc<Condvar>,
     transport: Transport,
 }
 
@@ -251,7 +287,7 @@ impl Story {
         let (machine, clock) = (Machine::new(policy, 7), Clock::at_the_start());
         let driver = Driver::new(machine, clock, transport.clone(), None, on_event, "shop".to_owned());
         let (key, _cell) = driver.add_key(key());
-        Self { driver, key, transport }
+        Self { driver, key, bell: Arc::new(Condvar::new()), transport }
     }
 
     fn keep_warm(&self) -> KeepWarm {
@@ -259,13 +295,13 @@ impl Story {
     }
 
     fn call(&self) -> Result<Token, AcquireError> {
-        self.driver.acquire(self.key, PATIENCE)
+        self.driver.acquire(self.key, &self.bell, PATIENCE)
     }
 
     /// A call on another thread.
     fn caller(&self) -> thread::JoinHandle<Result<Token, AcquireError>> {
-        let (driver, key) = (self.driver.clone(), self.key);
-        thread::spawn(move || driver.acquire(key, PATIENCE))
+        let (driver, key, bell) = (self.driver.clone(), self.key, self.bell.clone());
+        thread::spawn(move || driver.acquire(key, &bell, PATIENCE))
     }
 
     /// Calls from two threads.
@@ -309,60 +345,50 @@ fn r36_r51_whoever_waits_is_woken_for_a_gate_that_opens_before_its_deadline() {
     });
 }
 
-/// A callback runs on the thread of a caller that waits already, and sleeps there itself, as one does that writes to a full channel.
+/// Sleeps on this thread until another one has done something, as one does that writes to a full channel.
+fn sleep_a_while() {
+    let written = Arc::new(AtomicBool::new(false));
+    let writer = (written.clone(), thread::current());
+    thread::spawn(move || {
+        let (written, sleeper) = writer;
+        written.store(true, Ordering::Release);
+        sleeper.unpark();
+    });
+    while !written.load(Ordering::Acquire) {
+        thread::park();
+    }
+}
+
+/// The second request goes out when the gate opens, from the thread that keeps the key warm, which is told of it. Meanwhile it is
+/// woken to end.
 #[test]
-fn r51_r52_a_callback_that_sleeps_takes_no_wake_up_from_its_caller() {
-    explore(2, || {
-        let written = Arc::new(AtomicBool::new(false));
-        let writer = {
-            let (written, caller) = (written.clone(), thread::current());
-            thread::spawn(move || {
-                written.store(true, Ordering::Release);
-                caller.unpark();
-            })
-        };
+fn r51_r52_a_callback_that_sleeps_takes_no_wake_up_from_a_warm_keys_thread() {
+    explore(3, || {
         let requests = std::sync::Mutex::new(0);
         let on_event = move |event: &Event| {
-            if matches!(event, Event::Requested { .. }) {
-                let second = std::mem::replace(&mut *requests.lock().unwrap(), 1) == 1;
-                while second && !written.load(Ordering::Acquire) {
-                    thread::park();
-                }
+            if matches!(event, Event::Requested { .. }) && std::mem::replace(&mut *requests.lock().unwrap(), 1) == 1 {
+                sleep_a_while();
             }
         };
-        // The second request goes out when the gate opens, from the thread of the caller, which is told of it.
         let story = Story::told(&[Outcome::Throttled, Outcome::Granted], Some(Arc::new(on_event)));
-        story.call().unwrap();
-        writer.join().unwrap();
+        drop(story.keep_warm());
+        std::mem::forget(story);
     });
 }
 
-/// A recorder does the same when nothing has happened but calls that were served: the answer has come meanwhile, and its wake-up.
+/// A recorder does the same, whatever it is that it was told.
 #[test]
-fn r51_r79_a_recorder_that_sleeps_takes_no_wake_up_from_its_caller() {
+fn r51_r79_a_recorder_that_sleeps_takes_no_wake_up_from_a_warm_keys_thread() {
     explore(2, || {
-        let written = Arc::new(AtomicBool::new(false));
-        let writer = {
-            let (written, caller) = (written.clone(), thread::current());
-            thread::spawn(move || {
-                written.store(true, Ordering::Release);
-                caller.unpark();
-            })
-        };
         let story = Story::new(&[Outcome::Granted]);
-        let (caller, looks) = (thread::current().id(), std::cell::Cell::new(0));
+        let (main, slept) = (thread::current().id(), std::cell::Cell::new(false));
         observe::RECORDER.set(Some(Rc::new(move || {
-            if thread::current().id() != caller || looks.replace(looks.get() + 1) != 1 {
-                return false;
+            if thread::current().id() != main && !slept.replace(true) {
+                sleep_a_while();
             }
-            // It waits for its token by now.
-            while !written.load(Ordering::Acquire) {
-                thread::park();
-            }
-            true
         })));
-        story.call().unwrap();
-        writer.join().unwrap();
+        drop(story.keep_warm());
+        std::mem::forget(story);
     });
 }
 
@@ -430,7 +456,7 @@ fn r51_r55_a_warm_keys_thread_ends_with_the_last_handle() {
 fn r51_r55_the_last_handle_may_go_while_a_flight_is_under_way() {
     explore(3, || {
         let story = Story::new(&[Outcome::Granted]);
-        let error = story.driver.acquire(story.key, Some(Duration::ZERO)).map(drop);
+        let error = story.driver.acquire(story.key, &story.bell, Some(Duration::ZERO)).map(drop);
         assert_eq!(error, Err(AcquireError::DeadlineExceeded));
     });
 }
