@@ -28,11 +28,13 @@ pub struct Api {
     /// The first is the one that paths are appended to; never empty.
     urls: Vec<ApiUrl>,
     application_header: HeaderName,
-    application_id: Option<u64>,
+    /// And as it is sent.
+    application_id: Option<(u64, HeaderValue)>,
 }
 
 impl Api {
     pub(crate) fn new(urls: Vec<ApiUrl>, application_header: HeaderName, application_id: Option<u64>) -> Option<Self> {
+        let application_id = application_id.map(|id| (id, HeaderValue::from(id)));
         (!urls.is_empty()).then_some(Self { urls, application_header, application_id })
     }
 
@@ -43,7 +45,7 @@ impl Api {
 
     /// The application id that calls carry unless they have one of their own.
     pub fn application_id(&self) -> Option<u64> {
-        self.application_id
+        self.application_id.as_ref().map(|(id, _)| *id)
     }
 
     /// The URL of a request: a path is appended to the API base; a whole URL is taken when its origin is a configured one,
@@ -103,8 +105,8 @@ impl Api {
         headers.insert(AUTHORIZATION, bearer);
         if let Some(id) = application_id {
             headers.insert(&self.application_header, HeaderValue::from(id));
-        } else if let Some(id) = self.application_id {
-            headers.entry(&self.application_header).or_insert_with(|| HeaderValue::from(id));
+        } else if let Some((_, id)) = &self.application_id {
+            headers.entry(&self.application_header).or_insert_with(|| id.clone());
         }
     }
 }
@@ -112,11 +114,30 @@ impl Api {
 /// Whether there is nothing in a URL to look at closely: it has the characters of RFC 3986 (3.3 and 3.4) alone, no fragment, no
 /// segment that begins like `.` or `%2e`, and a length that every client takes.
 fn is_plain(url: &str) -> bool {
-    let is_usual =
-        |byte: u8| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'!' | b'$'..=b';' | b'=' | b'?' | b'@' | b'_' | b'~');
-    url.len() <= 2_048
-        && url.bytes().all(is_usual)
-        && !url.as_bytes().windows(2).any(|pair| matches!(pair, b"/." | b"/%"))
+    const UNUSUAL: u8 = 1;
+    const SLASH: u8 = 2;
+    const DOT: u8 = 4;
+    const KINDS: [u8; 256] = {
+        let (mut kinds, mut byte) = ([UNUSUAL; 256], 0);
+        while byte < kinds.len() {
+            kinds[byte] = match byte as u8 {
+                b'/' => SLASH,
+                b'.' | b'%' => DOT,
+                b'A'..=b'Z' | b'a'..=b'z' | b'!' | b'$'..=b';' | b'=' | b'?' | b'@' | b'_' | b'~' => 0,
+                _ => UNUSUAL,
+            };
+            byte += 1;
+        }
+        kinds
+    };
+    // Without a branch for each byte: this is the longest part of what is done for a call.
+    let (mut odd, mut before) = (0, 0);
+    for byte in url.bytes() {
+        let kind = KINDS[usize::from(byte)];
+        odd |= kind & UNUSUAL | (before & SLASH) << 1 & kind;
+        before = kind;
+    }
+    url.len() <= 2_048 && odd == 0
 }
 
 /// HTTP clients differ in what they make of these, and some let a path climb out of the API's base. So they are refused: what
