@@ -309,7 +309,7 @@ fn explain(error: &Error, config: &Config) -> String {
     let scope = config.key.scope().as_str().unwrap_or("(the server's)");
     let advice = match error.acquire_error() {
         Some(AcquireError::RateLimited { .. }) => {
-            "the limit is 3 requests a minute and 20 more at once for each address: look for others behind it that request tokens \
+            "The limit is 3 requests a minute and 20 more at once for each address: look for others behind it that request tokens \
              of their own"
                 .to_owned()
         }
