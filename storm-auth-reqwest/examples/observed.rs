@@ -7,6 +7,7 @@
 
 use std::error::Error;
 use std::io::{self, Write as _};
+use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use storm_auth_reqwest::{Credentials, Environment, StormClient};
@@ -36,6 +37,13 @@ async fn calls() -> Result<String, Box<dyn Error>> {
     }
     emulator.revoke_all();
     storm.get("/commerce/product/1.1/Products").send().await?;
+    // A caller is served before anything is told of the request that served it; the last to be told is the event.
+    let told = async {
+        while !metrics.render().contains(r#"event="token_granted"} 2"#) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told).await?;
     // Cached calls are told in batches; a look before each scrape makes them exact.
     storm.tokens().status();
     Ok(metrics.render())
