@@ -49,10 +49,20 @@ impl Measured {
     /// Waits until it has this value, since another thread may be about to tell it.
     #[track_caller]
     fn has(&self, name: &str, value: f64) {
+        self.comes_to(name, |told| told == value);
+    }
+
+    /// Waits until it has a value like this, which it returns.
+    #[track_caller]
+    fn comes_to(&self, name: &str, like_this: impl Fn(f64) -> bool) -> f64 {
         let start = Instant::now();
-        while self.value(name) != value {
+        loop {
+            let value = self.value(name);
+            if like_this(value) {
+                return value;
+            }
             let patience = Duration::from_secs(30);
-            assert!(start.elapsed() < patience, "{name} never was {value}: {:?}", self.0.lock().unwrap().values);
+            assert!(start.elapsed() < patience, "{name} stays at {value}: {:?}", self.0.lock().unwrap().values);
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -212,7 +222,7 @@ pub(crate) fn tell<A: Adapter>() {
     measured.has("storm_auth_events_total{group=acme,event=gate_closed}", 1.0);
     measured.has("storm_auth_calls_total{group=acme,state=failed}", 3.0);
     measured.has("storm_auth_wait_seconds{group=acme,state=failed}", 2.0);
-    assert!(measured.value("storm_auth_gate_closed_until_timestamp_seconds{group=acme}") > 1_700_000_000.0);
+    measured.comes_to("storm_auth_gate_closed_until_timestamp_seconds{group=acme}", |until| until > 1_700_000_000.0);
     assert_eq!(emulator.token_requests(), 5);
 
     // Two processes that share a store, each a group of its own, whose gauges leave those of the first alone.
@@ -221,8 +231,7 @@ pub(crate) fn tell<A: Adapter>() {
     one.token().unwrap();
     measured.has("storm_auth_leases_total{group=one,outcome=mine}", 1.0);
     measured.has("storm_auth_store_records_total{group=one,result=hit}", 0.0);
-    let misses = measured.value("storm_auth_store_records_total{group=one,result=miss}");
-    assert!(misses >= 1.0);
+    let misses = measured.comes_to("storm_auth_store_records_total{group=one,result=miss}", |misses| misses >= 1.0);
     until_published(&*store, &emulator);
     let another = A::build(settings(&emulator).group("another"), Some(store.clone()));
     another.token().unwrap();
@@ -230,7 +239,7 @@ pub(crate) fn tell<A: Adapter>() {
     measured.has("storm_auth_store_records_total{group=one,result=miss}", misses);
     measured.has("storm_auth_leases_total{group=another,outcome=mine}", 0.0);
     measured.has("storm_auth_budget_left{group=one}", 20.0);
-    let expiry = measured.value("storm_auth_token_expiry_timestamp_seconds{group=one,key=0}");
+    let expiry = measured.comes_to("storm_auth_token_expiry_timestamp_seconds{group=one,key=0}", |expiry| expiry > 0.0);
     measured.has("storm_auth_token_expiry_timestamp_seconds{group=another,key=0}", expiry);
     assert_ne!(measured.value("storm_auth_token_expiry_timestamp_seconds{group=acme,key=0}"), expiry);
     measured.has("storm_auth_budget_left{group=acme}", 0.0);
