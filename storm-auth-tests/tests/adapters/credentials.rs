@@ -151,7 +151,7 @@ fn r43_a_secret_that_its_source_changes_costs_one_request<A: Adapter>() {
     vault.put(Ok(credentials(&emulator)));
     A::advance(&clock, A_LIFE);
     until("another token", || A::token(&tokens).is_ok());
-    assert!(events.any(|event| matches!(event, Event::CredentialsReplaced { .. })));
+    until("it is told", || events.any(|event| matches!(event, Event::CredentialsReplaced { .. })));
     assert_eq!((emulator.token_requests(), A::counters(&tokens).refused), (3, 1));
     A::close(&tokens, PATIENCE).unwrap();
 }
