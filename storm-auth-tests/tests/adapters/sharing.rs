@@ -214,11 +214,12 @@ fn r44_r71_a_provider_that_is_dropped_leaves_its_token_and_no_lease<A: Adapter>(
     }
     // One whose request is under way gives the lease back.
     let (emulator, store) = (Emulator::start(), memory());
-    emulator.fail_next(Endpoint::Token, 1, Fault::Stall(At::Headers));
+    emulator.fail(Endpoint::Token, Fault::Stall(At::Headers));
     let clock = A::movable_clock();
     let tokens = Setup::<A>::at(&emulator).store(&store, 1).clock(&clock).tokens();
     leave_a_request::<A>(&emulator, &clock, &tokens);
     drop(tokens);
+    emulator.heal(Endpoint::Token);
     let other = Setup::<A>::at(&emulator).store(&store, 2).tokens();
     A::token_within(&other, Duration::from_secs(5)).unwrap();
 }
