@@ -519,6 +519,16 @@ fn a_request_that_the_limiter_refuses_meets_no_fault() {
 }
 
 #[test]
+fn a_request_that_was_counted_has_its_fault_though_its_body_never_comes() {
+    let emulator = manual().start();
+    emulator.fail_next(Endpoint::Token, 1, Fault::status(500));
+    let mut socket = Socket::connect(&emulator.token_url());
+    socket.stream.write_all(b"POST /1.0/connect/token HTTP/1.1\r\nHost: it\r\nContent-Length: 9\r\n\r\n").unwrap();
+    assert!(emulator.wait_for(PATIENCE, |counts| counts.token_requests == 1));
+    assert_eq!(token(&emulator, GOOD).status, 200);
+}
+
+#[test]
 fn redirects_challenges_and_odd_bodies() {
     let emulator = manual().start();
     emulator.fail_next(Endpoint::Token, 1, Fault::redirect(307, "http://127.0.0.1:1/elsewhere"));

@@ -151,8 +151,9 @@ impl Emulator {
         self.shared.side(endpoint, |side| side.faults.stand(fault));
     }
 
-    /// Lets the next `requests` requests of `endpoint` meet `fault`, after those that earlier calls have set aside. Past 1,024
-    /// such calls that still have requests to come, further ones are ignored.
+    /// Lets the next `requests` requests of `endpoint` meet `fault`, after those that earlier calls have set aside: in the order in which
+    /// they are counted, which is when their heads are there, and not those that the limiter refuses. Past 1,024 such calls that still
+    /// have requests to come, further ones are ignored.
     pub fn fail_next(&self, endpoint: Endpoint, requests: u64, fault: Fault) {
         self.shared.side(endpoint, |side| side.faults.queue(requests, fault));
     }
@@ -721,7 +722,8 @@ impl Shared {
         Held { shared: self, gauge }
     }
 
-    /// Counts a request and asks the limiter about it.
+    /// Counts a request, asks the limiter about it, and gives it the fault that it is to meet: whoever sees it counted knows that the
+    /// next fault is another's.
     fn arrived(&self, endpoint: Endpoint, peer: IpAddr, now_ms: u64) -> Arrival<'_> {
         let (mut verdict, mut refusal) = (Verdict::Pass, None);
         if endpoint == Endpoint::Token {
@@ -729,6 +731,7 @@ impl Shared {
             verdict = limiter.admit(peer, now_ms);
             refusal = (verdict == Verdict::Reject).then(|| limiter.refusal(peer, now_ms));
         }
+        let fault = if refusal.is_none() { self.side(endpoint, |side| side.faults.take()) } else { None };
         let gauge: Gauge = match endpoint {
             Endpoint::Token => |counts| &mut counts.token_in_flight,
             Endpoint::Api => |counts| &mut counts.api_in_flight,
@@ -745,7 +748,7 @@ impl Shared {
                 }
             }
         });
-        Arrival { in_flight: Held { shared: self, gauge }, verdict, refusal }
+        Arrival { in_flight: Held { shared: self, gauge }, verdict, refusal, fault }
     }
 
     fn record(&self, endpoint: Endpoint, request: Recorded) {
@@ -819,6 +822,7 @@ struct Arrival<'a> {
     verdict: Verdict,
     /// The limiter's answer, where it refused.
     refusal: Option<Response<Bytes>>,
+    fault: Option<Fault>,
 }
 
 /// One of the counts that go down again.

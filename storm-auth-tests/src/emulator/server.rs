@@ -103,7 +103,7 @@ async fn respond(
     let at_ms = shared.clock.now_ms();
     let (request, body) = request.into_parts();
     // Counted when the head is there, decided before the body is: as nginx does it.
-    let Arrival { in_flight: _in_flight, verdict, refusal } = shared.arrived(endpoint, peer, at_ms);
+    let Arrival { in_flight: _in_flight, verdict, refusal, mut fault } = shared.arrived(endpoint, peer, at_ms);
     let Some((body, length)) = read(body).await else {
         // The client is gone; nobody will see this.
         return finish(page(StatusCode::BAD_REQUEST), shared);
@@ -117,7 +117,6 @@ async fn respond(
     if let Verdict::Hold(time) = verdict {
         shared.clock.wait(&mut due_ms, time).await;
     }
-    let mut fault = shared.side(endpoint, |side| side.faults.take());
     while let Some(Fault::After(time, then)) = fault {
         shared.clock.wait(&mut due_ms, time).await;
         fault = Some(*then);
