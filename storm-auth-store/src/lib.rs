@@ -9,7 +9,7 @@
 //! | store | for | feature |
 //! |---|---|---|
 //! | [`FileStore`] | the processes of one user on one machine | |
-//! | `RedisStore` | many machines | `redis`; `redis-tls` for `rediss://` |
+//! | `RedisStore` | many machines: one server, the primary that sentinels name, or a cluster | `redis`; `redis-tls` for `rediss://`; `redis-cluster` |
 //! | `Sealed` | either of them, encrypted | `sealed` |
 //!
 //! One line in the builder of either adapter shares:
@@ -62,8 +62,8 @@
 //!
 //! # Threads, cancellation and forks
 //!
-//! None of these stores starts a thread. An operation blocks the thread that asks for it, half a second to a second at the most but for
-//! what the system itself does not end (a name look-up, a disk that hangs); the adapters have a thread for it, and wait no longer than
+//! None of these stores starts a thread. An operation blocks the thread that asks for it, half a second to a second at the most (two in
+//! a cluster) but for what the system itself does not end (a name look-up, a disk that hangs); the adapters have a thread for it, and wait no longer than
 //! that. It cannot be cancelled, and may be repeated. A child that was forked has no lease and no connection of its parent's.
 //!
 //! # Errors
@@ -77,6 +77,7 @@
 //! |---|---|---|
 //! | `redis` | no | `RedisStore`, for many machines |
 //! | `redis-tls` | no | the same over TLS, by what the system trusts |
+//! | `redis-cluster` | no | `RedisStore::cluster`; sentinels need no more than `redis` |
 //! | `sealed` | no | `Sealed`, around any store |
 //!
 //! # Platforms

@@ -6,8 +6,11 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Instant;
 use std::{io, process, thread};
 
+#[cfg(feature = "redis-cluster")]
+use redis::cluster::{ClusterClient, ClusterConfig, ClusterConnection};
 use redis::{
-    Client, Connection, ConnectionLike, IntoConnectionInfo, RedisError, RedisResult, Script, ScriptInvocation, Value,
+    Client, Connection, ConnectionAddr, ConnectionInfo, ConnectionLike, IntoConnectionInfo, RedisError, RedisResult,
+    Role, Script, ScriptInvocation, Value,
 };
 use storm_auth_core::Unix;
 use storm_auth_core::store::{Lease, Record, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
@@ -17,8 +20,13 @@ use crate::StoreError;
 
 /// How long one operation may take: the wait for the kept connection, a new one, its handshake and both scripts. Each step gets what
 /// the steps before it have left, and the machine gives an operation up after a second. Only what the system does before it
-/// connects has its own end: to look up a name, and to try one address of it after the other.
+/// connects has its own end: to look up a name, and to try one address of it after the other. A cluster whose node stands still takes up to
+/// twice as long, since its nodes are looked for anew.
 const PATIENCE: Duration = Duration::from_millis(800);
+
+/// How often a command is sent to a cluster, whose node may send it on to another. Each attempt gets its part of the time.
+#[cfg(feature = "redis-cluster")]
+const CLUSTER_ATTEMPTS: u32 = 2;
 
 /// One step on a record, its lease and its note, by the server's own clock. It answers the record, who has the lease, and how often
 /// requests have failed.
@@ -80,12 +88,14 @@ return string.format('%.0f', closed)
 ";
 
 /// Shares tokens among the processes of many machines through Redis or Valkey, version 5 or newer: one server, alone or the primary of
-/// a replicated set, over TCP, TLS (feature `redis-tls`) or a Unix socket.
+/// a replicated set, by its address or [by its sentinels](Self::sentinels), over TCP, TLS (feature `redis-tls`) or a Unix socket; or
+/// [a cluster](Self::cluster) (feature `redis-cluster`).
 ///
 /// Every operation is a script that runs as one step, by the server's clock. One connection is kept, and made anew when it breaks. A
 /// server that loses its data, as a replica may that takes over, costs one token request. What lies there, below the prefix
 /// `storm-auth:`, is the record until its token expires, the lease for ten seconds, how it rests, and the gate. A user with access to
-/// `~storm-auth:*` and the commands `EVAL`, `EVALSHA`, `SCRIPT|LOAD`, `TIME`, `GET`, `GETRANGE`, `SET` and `DEL` is enough.
+/// `~storm-auth:*` and the commands `EVAL`, `EVALSHA`, `SCRIPT|LOAD`, `TIME`, `GET`, `GETRANGE`, `SET` and `DEL` is enough; by
+/// sentinels also `ROLE`, in a cluster `PING` and `CLUSTER|SLOTS`.
 ///
 /// Over TLS a server is trusted by what the system trusts. An authority of one's own is added to the system's, or the variable
 /// `SSL_CERT_FILE` names a PEM file of all that the process is to trust, which counts for reqwest as well. A client certificate is not
@@ -99,14 +109,38 @@ return string.format('%.0f', closed)
 /// # Ok::<(), storm_auth_store::StoreError>(())
 /// ```
 pub struct RedisStore {
-    client: Client,
+    way: Way,
     /// Where it is, for people: without a password.
     address: String,
     prefix: String,
     step: Script,
     gate: Script,
     /// And the process that made it: a forked child must not use its parent's.
-    connection: Mutex<Option<(u32, Connection)>>,
+    connection: Mutex<Option<(u32, Link)>>,
+}
+
+/// How a connection is had.
+enum Way {
+    Server(Client),
+    /// To the primary that the sentinels know by this name.
+    Sentinels {
+        sentinels: Vec<Client>,
+        name: String,
+        primary: ConnectionInfo,
+    },
+    #[cfg(feature = "redis-cluster")]
+    Cluster {
+        client: ClusterClient,
+        /// Those that were named.
+        nodes: Vec<ConnectionInfo>,
+    },
+}
+
+/// A connection, or those to the nodes of a cluster.
+enum Link {
+    Server(Connection),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(Box<ClusterConnection>),
 }
 
 impl fmt::Debug for RedisStore {
@@ -125,30 +159,83 @@ impl RedisStore {
     /// # Errors
     /// The URL is none of these; the error does not show it, since it may hold a password.
     pub fn new(url: &str) -> Result<Self, StoreError> {
-        let wrong = || {
-            let forms =
-                if cfg!(feature = "redis-tls") { "redis://, rediss:// or unix://" } else { "redis:// or unix://" };
-            StoreError::new(format!(
-                "the Redis URL cannot be read; write it as {forms}, with %-escapes in the password"
-            ))
-        };
-        if url.starts_with("rediss:") && cfg!(not(feature = "redis-tls")) {
-            return Err(StoreError::new("a rediss:// URL needs the feature redis-tls; switch it on".to_owned()));
-        }
-        let info = url.into_connection_info().map_err(|_| wrong())?;
+        let info = read(url)?;
         let address = info.addr().to_string();
-        if let redis::ConnectionAddr::TcpTls { insecure: true, .. } = info.addr() {
-            let unchecked = "the Redis URL asks for TLS without checking the server; leave #insecure out";
-            return Err(StoreError::new(unchecked.to_owned()));
+        Ok(Self::at(Way::Server(open(info)?), address))
+    }
+
+    /// By way of its sentinels, which know who is the primary now, and who is after a failover. The host of the store's own URL is then
+    /// the name by which they know it, without a port; its user, password, database and TLS are the primary's. Each sentinel is named
+    /// as a server is. They are asked one after the other when a connection is made, and whoever they name must say itself that it is
+    /// a primary. Over TLS they have to name it by what stands in its certificate.
+    ///
+    /// ```no_run
+    /// use storm_auth_store::RedisStore;
+    ///
+    /// let store = RedisStore::new("redis://:password@shop-primary/0")?
+    ///     .sentinels(["redis://sentinel-1:26379", "redis://sentinel-2:26379", "redis://sentinel-3:26379"])?;
+    /// # drop(store);
+    /// # Ok::<(), storm_auth_store::StoreError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A URL cannot be read, there is none, or the store's own is a path's or a cluster's.
+    pub fn sentinels<U: AsRef<str>>(mut self, urls: impl IntoIterator<Item = U>) -> Result<Self, StoreError> {
+        let Way::Server(client) = self.way else {
+            return Err(StoreError::new(
+                "sentinels are named once, and for one primary; leave them out for a cluster".to_owned(),
+            ));
+        };
+        let primary = client.get_connection_info().clone();
+        let (ConnectionAddr::Tcp(name, _) | ConnectionAddr::TcpTls { host: name, .. }) = primary.addr() else {
+            let path = "the Redis URL names a path; where sentinels are asked, name what they know the primary by";
+            return Err(StoreError::new(path.to_owned()));
+        };
+        let name = name.clone();
+        let sentinels = urls.into_iter().map(|url| open(read(url.as_ref())?)).collect::<Result<Vec<_>, _>>()?;
+        if sentinels.is_empty() {
+            return Err(StoreError::new("no sentinel is named; name at least one".to_owned()));
         }
-        Ok(Self {
-            client: Client::open(info).map_err(|_| wrong())?,
+        self.address = format!("{name} (by its sentinels)");
+        self.way = Way::Sentinels { sentinels, name, primary };
+        Ok(self)
+    }
+
+    /// A cluster, by some of its nodes, each named as a server is; the others are found through them. User and password are the same
+    /// for all. The first one that answers is asked for the rest, so name more than one.
+    ///
+    /// ```no_run
+    /// use storm_auth_store::RedisStore;
+    ///
+    /// let store = RedisStore::cluster(["redis://:password@node-1:6379", "redis://:password@node-2:6379"])?;
+    /// # drop(store);
+    /// # Ok::<(), storm_auth_store::StoreError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A URL cannot be read, there is none, or they differ in user, password or TLS, or name a path.
+    #[cfg(feature = "redis-cluster")]
+    pub fn cluster<U: AsRef<str>>(urls: impl IntoIterator<Item = U>) -> Result<Self, StoreError> {
+        let nodes = urls.into_iter().map(|url| read(url.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        let addresses: Vec<_> = nodes.iter().map(|node| node.addr().to_string()).collect();
+        let again = CLUSTER_ATTEMPTS - 1;
+        let client =
+            ClusterClient::builder(nodes.clone()).retries(again).min_retry_wait(20).max_retry_wait(100).build();
+        let client = client.map_err(|error| {
+            StoreError::new(format!("the URLs of the Redis cluster do not go together: {error}; correct them"))
+        })?;
+        Ok(Self::at(Way::Cluster { client, nodes }, addresses.join(", ")))
+    }
+
+    fn at(way: Way, address: String) -> Self {
+        Self {
+            way,
             address,
             prefix: "storm-auth:".to_owned(),
             step: Script::new(STEP),
             gate: Script::new(GATE),
             connection: Mutex::new(None),
-        })
+        }
     }
 
     /// What all keys begin with, in place of `storm-auth:`.
@@ -165,7 +252,7 @@ impl RedisStore {
             core::mem::forget((process, parents));
         }
         if let Some((_, mut connection)) = kept.take() {
-            match script.invoke(&mut Timed { connection: &mut connection, end }) {
+            match script.invoke(&mut Timed { link: &mut connection, end }) {
                 Ok(found) => {
                     *kept = Some((process::id(), connection));
                     return Ok(found);
@@ -175,18 +262,14 @@ impl RedisStore {
                 Err(_) => {}
             }
         }
-        #[cfg(feature = "redis-tls")]
-        if matches!(self.client.get_connection_info().addr(), redis::ConnectionAddr::TcpTls { .. }) {
-            choose_provider();
-        }
-        let mut connection = self.client.get_connection_with_timeout(left(end)?)?;
-        let found = script.invoke(&mut Timed { connection: &mut connection, end })?;
+        let mut connection = self.way.connect(end)?;
+        let found = script.invoke(&mut Timed { link: &mut connection, end })?;
         *kept = Some((process::id(), connection));
         Ok(found)
     }
 
     /// The kept connection, waited for with an end: in a forked child, the thread that used it may not be there.
-    fn kept(&self, end: Instant) -> RedisResult<MutexGuard<'_, Option<(u32, Connection)>>> {
+    fn kept(&self, end: Instant) -> RedisResult<MutexGuard<'_, Option<(u32, Link)>>> {
         loop {
             match self.connection.try_lock() {
                 Ok(kept) => return Ok(kept),
@@ -245,18 +328,116 @@ impl TokenStore for RedisStore {
     }
 }
 
+impl Way {
+    fn connect(&self, end: Instant) -> RedisResult<Link> {
+        match self {
+            Self::Server(client) => connect(client, end).map(Link::Server),
+            Self::Sentinels { sentinels, name, primary } => {
+                let mut problem = None;
+                for (asked, sentinel) in sentinels.iter().enumerate() {
+                    // One that is silent, or names a server that is, leaves time for the others.
+                    let end = Instant::now() + part(left(end)?, sentinels.len() - asked);
+                    match primary_by(sentinel, name, primary, end) {
+                        Ok(connection) => return Ok(Link::Server(connection)),
+                        Err(error) => problem = Some(error),
+                    }
+                }
+                Err(problem.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
+            }
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster { client, nodes } => {
+                nodes.iter().for_each(|node| choose_provider(node.addr()));
+                let left = left(end)?;
+                // Any of those that are named may be silent.
+                let config =
+                    ClusterConfig::new().set_connection_timeout(part(left, nodes.len() + 1)).set_response_timeout(left);
+                client.get_connection_with_config(config).map(|connection| Link::Cluster(Box::new(connection)))
+            }
+        }
+    }
+}
+
+/// The primary of this name, by one sentinel's word and its own. Asked by our own few lines, as the redis crate's would wait for a
+/// silent sentinel as long as the system does.
+fn primary_by(sentinel: &Client, name: &str, primary: &ConnectionInfo, end: Instant) -> RedisResult<Connection> {
+    let asked_until = Instant::now() + part(left(end)?, 2);
+    let mut sentinel = Link::Server(connect(sentinel, asked_until)?);
+    let mut timed = Timed { link: &mut sentinel, end: asked_until };
+    let named =
+        redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(name).query::<Option<(String, u16)>>(&mut timed)?;
+    let Some((host, port)) = named else {
+        let unknown = format!("the sentinels know no primary by the name {name}; correct the name, or add it there");
+        return Err(io::Error::new(io::ErrorKind::NotFound, unknown).into());
+    };
+    let addr = match primary.addr().clone() {
+        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+            ConnectionAddr::TcpTls { host, port, insecure, tls_params }
+        }
+        _ => ConnectionAddr::Tcp(host, port),
+    };
+    let mut link = Link::Server(connect(&Client::open(primary.clone().set_addr(addr))?, end)?);
+    let role = redis::cmd("ROLE").query::<Role>(&mut Timed { link: &mut link, end })?;
+    match (link, role) {
+        (Link::Server(connection), Role::Primary { .. }) => Ok(connection),
+        _ => {
+            let demoted = "a sentinel names a server that is no primary; it may be in the midst of a failover";
+            Err(io::Error::other(demoted).into())
+        }
+    }
+}
+
+/// What one of so many may take, and leave as much for each other one.
+fn part(left: Duration, of: usize) -> Duration {
+    left / u32::try_from(of).unwrap_or(u32::MAX)
+}
+
+fn connect(client: &Client, end: Instant) -> RedisResult<Connection> {
+    choose_provider(client.get_connection_info().addr());
+    client.get_connection_with_timeout(left(end)?)
+}
+
+impl Link {
+    fn patience(&self, left: Duration) -> RedisResult<()> {
+        match self {
+            Self::Server(connection) => {
+                connection.set_read_timeout(Some(left))?;
+                connection.set_write_timeout(Some(left))
+            }
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(connection) => {
+                connection.set_read_timeout(Some(left / CLUSTER_ATTEMPTS))?;
+                connection.set_write_timeout(Some(left / CLUSTER_ATTEMPTS))
+            }
+        }
+    }
+
+    fn raw(&self) -> &dyn ConnectionLike {
+        match self {
+            Self::Server(connection) => connection,
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(connection) => &**connection,
+        }
+    }
+
+    fn raw_mut(&mut self) -> &mut dyn ConnectionLike {
+        match self {
+            Self::Server(connection) => connection,
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(connection) => &mut **connection,
+        }
+    }
+}
+
 /// A connection on which each command gets what is left of its operation's time.
 struct Timed<'a> {
-    connection: &'a mut Connection,
+    link: &'a mut Link,
     end: Instant,
 }
 
 impl Timed<'_> {
-    fn in_time(&mut self) -> RedisResult<&mut Connection> {
-        let left = left(self.end)?;
-        self.connection.set_read_timeout(Some(left))?;
-        self.connection.set_write_timeout(Some(left))?;
-        Ok(self.connection)
+    fn in_time(&mut self) -> RedisResult<&mut dyn ConnectionLike> {
+        self.link.patience(left(self.end)?)?;
+        Ok(self.link.raw_mut())
     }
 }
 
@@ -270,16 +451,40 @@ impl ConnectionLike for Timed<'_> {
     }
 
     fn get_db(&self) -> i64 {
-        self.connection.get_db()
+        self.link.raw().get_db()
     }
 
     fn check_connection(&mut self) -> bool {
-        self.in_time().is_ok_and(Connection::check_connection)
+        self.in_time().is_ok_and(ConnectionLike::check_connection)
     }
 
     fn is_open(&self) -> bool {
-        self.connection.is_open()
+        self.link.raw().is_open()
     }
+}
+
+/// What a URL names. The error does not show it, since it may hold a password.
+fn read(url: &str) -> Result<ConnectionInfo, StoreError> {
+    if url.starts_with("rediss:") && cfg!(not(feature = "redis-tls")) {
+        return Err(StoreError::new("a rediss:// URL needs the feature redis-tls; switch it on".to_owned()));
+    }
+    let info = url.into_connection_info().map_err(|_| unreadable())?;
+    match info.addr() {
+        ConnectionAddr::TcpTls { insecure: true, .. } => {
+            let unchecked = "the Redis URL asks for TLS without checking the server; leave #insecure out";
+            Err(StoreError::new(unchecked.to_owned()))
+        }
+        _ => Ok(info),
+    }
+}
+
+fn open(info: ConnectionInfo) -> Result<Client, StoreError> {
+    Client::open(info).map_err(|_| unreadable())
+}
+
+fn unreadable() -> StoreError {
+    let forms = if cfg!(feature = "redis-tls") { "redis://, rediss:// or unix://" } else { "redis:// or unix://" };
+    StoreError::new(format!("the Redis URL cannot be read; write it as {forms}, with %-escapes in the password"))
 }
 
 /// What is left until then, of which there has to be something.
@@ -320,8 +525,11 @@ fn millis(span: Duration) -> u64 {
 /// rustls wants to know whose cryptography to use where more than one is linked, as beside reqwest and ureq, and redis cannot be told
 /// for itself. A process that has chosen already is left alone; one that wants another choice makes it before its first call.
 #[cfg(feature = "redis-tls")]
-fn choose_provider() {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
+fn choose_provider(to: &ConnectionAddr) {
+    if matches!(to, ConnectionAddr::TcpTls { .. }) && rustls::crypto::CryptoProvider::get_default().is_none() {
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
 }
+
+#[cfg(not(feature = "redis-tls"))]
+fn choose_provider(_: &ConnectionAddr) {}

@@ -1,6 +1,7 @@
-//! R74, R75: a primary that dies, a replica that does not take over at once, and the one address by which both are reached.
+//! R74, R75: a primary that dies, a replica that does not take over at once, and the one address by which both are reached, or the
+//! sentinels that know which is which.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,8 +13,9 @@ use storm_auth_blocking::{Clock, Credentials, Scope, TokenProvider};
 use storm_auth_core::store::{Lease, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
 use storm_auth_store::RedisStore;
 use storm_auth_tests::emulator::Emulator;
+use storm_auth_tests::store_conformance;
 
-use crate::redis::Server;
+use crate::redis::{Server, free_port};
 use crate::{Folder, lease, op, publish, until};
 
 /// An address that leads to one server after the other, as a name does or a balancer.
@@ -108,19 +110,12 @@ impl Pair {
     /// Everything that the primary has, its replica has.
     fn wait_for_replication(&self) {
         // Counted from a write of the connection's own.
-        assert_eq!(say(&self.primary, &["SET last 1", "WAIT 1 30000"]), ["+OK", ":1"]);
+        assert_eq!(self.primary.say(&["SET last 1", "WAIT 1 30000"]), ["+OK", ":1"]);
     }
 }
 
-/// What a server answers to these lines, with a line to each.
-fn say(server: &Server, lines: &[&str]) -> Vec<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
-    write!(stream, "{}\r\n", lines.join("\r\n")).unwrap();
-    BufReader::new(stream).lines().take(lines.len()).map(Result::unwrap).collect()
-}
-
 fn promote(server: &Server) {
-    assert_eq!(say(server, &["REPLICAOF NO ONE"]), ["+OK"]);
+    assert_eq!(server.say(&["REPLICAOF NO ONE"]), ["+OK"]);
 }
 
 /// When the record was sent that the store has.
@@ -169,7 +164,7 @@ fn r75_a_connection_to_a_primary_that_was_demoted_is_left_for_the_new_one() {
     pair.wait_for_replication();
     // The old one lives on and keeps its connections, as after a failover that somebody asked for.
     promote(&pair.replica);
-    assert_eq!(say(&pair.primary, &[&format!("REPLICAOF 127.0.0.1 {}", pair.replica.port)]), ["+OK"]);
+    assert_eq!(pair.primary.say(&[&format!("REPLICAOF 127.0.0.1 {}", pair.replica.port)]), ["+OK"]);
     address.lead_to(&pair.replica);
     assert_eq!(store.perform(&lease(1, 10_000)).unwrap().lease, Lease::Mine);
     assert_eq!(publishes(&store, Some(1), 2), 2);
@@ -222,7 +217,7 @@ impl Process {
 
     /// The token that it holds the lease for is on the server, and it does nothing more there.
     fn wait_until_published(&self, server: &Server) {
-        until("it is published", || say(server, &["KEYS *:lease"]) == ["*0"] && self.used.load(Ordering::SeqCst) == 0);
+        until("it is published", || server.say(&["KEYS *:lease"]) == ["*0"] && self.used.load(Ordering::SeqCst) == 0);
     }
 
     fn events(&self, fits: impl Fn(&Event) -> bool) -> usize {
@@ -269,5 +264,134 @@ fn r72_r75_a_fleet_goes_on_alone_while_its_replica_is_read_only_and_shares_again
     for (process, times) in [(&one, 1), (&other, 0)] {
         until("it says so", || process.events(|event| matches!(event, Event::StoreRecovered)) == times);
         assert_eq!(process.events(refused), 1);
+    }
+}
+
+/// Who watches a primary, and lets its replica take over.
+struct Sentinel {
+    server: Server,
+    _folder: Folder,
+}
+
+impl Sentinel {
+    fn of(primary: &Server, name: &str) -> Option<Self> {
+        let folder = Folder::new(name);
+        std::fs::create_dir(&folder.0).unwrap();
+        let file = folder.0.join("sentinel.conf");
+        let settings = || {
+            // It writes there what it knows.
+            let port = primary.port;
+            let watches = format!("sentinel monitor shop-primary 127.0.0.1 {port} 1\n");
+            let hurries =
+                "sentinel down-after-milliseconds shop-primary 300\nsentinel failover-timeout shop-primary 2000\n";
+            std::fs::write(&file, watches + hurries).unwrap();
+            vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()]
+        };
+        let server = Server::start_at(free_port, settings)?;
+        Some(Self { server, _folder: folder })
+    }
+
+    fn names(&self, server: &Server) -> bool {
+        // The length of its address, that, the length of its port, and that.
+        let lines = ["SENTINEL GET-MASTER-ADDR-BY-NAME shop-primary", "PING", "PING", "PING", "PING"];
+        self.server.say(&lines)[4] == server.port.to_string()
+    }
+}
+
+/// A store whose primary is known to servers at these ports.
+fn watched(ports: &[u16]) -> RedisStore {
+    let urls = ports.iter().map(|port| format!("redis://127.0.0.1:{port}"));
+    RedisStore::new("redis://shop-primary").unwrap().sentinels(urls).unwrap()
+}
+
+#[test]
+fn r72_r73_r74_r76_a_primary_that_a_sentinel_names_keeps_to_the_protocol() {
+    let Some(server) = Server::start(&[]) else { return };
+    let Some(sentinel) = Sentinel::of(&server, "named") else { return };
+    store_conformance::check(|| Box::new(watched(&[sentinel.server.port])));
+}
+
+#[test]
+fn r74_r75_whom_the_sentinels_promote_is_found_and_the_order_stands() {
+    let Some(mut pair) = Pair::start("promoted") else { return };
+    let Some(sentinel) = Sentinel::of(&pair.primary, "promoting") else { return };
+    let store = watched(&[sentinel.server.port]);
+    assert_eq!(store.perform(&lease(1, 10_000)).unwrap().lease, Lease::Mine);
+    assert_eq!(publishes(&store, Some(1), 5), 5);
+    pair.wait_for_replication();
+    until("it knows of the replica", || sentinel.server.say(&["SENTINEL REPLICAS shop-primary"]) == ["*1"]);
+
+    pair.primary.stop();
+    until("the replica takes over", || sentinel.names(&pair.replica));
+    until("it is written to", || store.perform(&lease(2, 10_000)).is_ok_and(|reply| reply.lease == Lease::Mine));
+    assert_eq!(publishes(&store, None, 4), 5, "an older one takes no newer one's place");
+    assert_eq!(publishes(&store, Some(2), 6), 6);
+    assert_eq!(sent(&pair.replica.store()), 6);
+}
+
+#[test]
+fn r75_a_sentinel_that_is_silent_or_gone_leaves_time_for_the_next_one() {
+    let Some(server) = Server::start(&[]) else { return };
+    let Some(sentinel) = Sentinel::of(&server, "next") else { return };
+    // It accepts, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = watched(&[free_port(), silent.local_addr().unwrap().port(), sentinel.server.port]);
+    assert_eq!(store.perform(&lease(1, 10_000)).unwrap().lease, Lease::Mine);
+}
+
+/// What stands for a sentinel that names this server, whatever it has become.
+fn behind_the_times(server: &Server) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (own, port) = (listener.local_addr().unwrap().port(), server.port.to_string());
+    thread::spawn(move || {
+        for mut client in listener.incoming().map(Result::unwrap) {
+            let mut asked = [0; 4_096];
+            while let Ok(length @ 1..) = client.read(&mut asked) {
+                let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
+                let answer = match asked.matches("SETINFO").count() {
+                    0 => format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.len()),
+                    greetings => "+OK\r\n".repeat(greetings),
+                };
+                if client.write_all(answer.as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    own
+}
+
+#[test]
+fn r75_a_replica_that_a_sentinel_names_is_neither_read_nor_written_to() {
+    let Some(pair) = Pair::start("stale") else { return };
+    let stale = behind_the_times(&pair.replica);
+    let failure = watched(&[stale]).perform(&op(StoreCommand::Read)).unwrap_err();
+    assert!(failure.detail.contains("names a server that is no primary"), "{failure}");
+    // Another sentinel may know better.
+    let Some(sentinel) = Sentinel::of(&pair.primary, "better") else { return };
+    watched(&[stale, sentinel.server.port]).perform(&op(StoreCommand::Read)).unwrap();
+}
+
+#[test]
+fn r75_a_name_that_no_sentinel_knows_is_told_with_what_to_change() {
+    let Some(server) = Server::start(&[]) else { return };
+    let Some(sentinel) = Sentinel::of(&server, "unknown") else { return };
+    let store = RedisStore::new("redis://:pa55word@shop-primery").unwrap();
+    let store = store.sentinels([sentinel.server.url()]).unwrap();
+    let failure = store.perform(&op(StoreCommand::Read)).unwrap_err();
+    assert!(failure.detail.contains("by the name shop-primery; correct the name"), "{failure}");
+    assert!(!format!("{store:?} {failure} {failure:?}").contains("pa55word"), "{failure}");
+}
+
+#[test]
+fn sentinels_that_cannot_be_asked_are_refused_when_the_store_is_made() {
+    let store = || RedisStore::new("redis://shop-primary").unwrap();
+    for (made, words) in [
+        (store().sentinels([""; 0]), "no sentinel is named"),
+        (store().sentinels(["redis://:pa55word@host:port"]), "cannot be read"),
+        (RedisStore::new("unix:///run/redis").unwrap().sentinels(["redis://it"]), "names a path"),
+    ] {
+        let error = made.expect_err(words).to_string();
+        assert!(error.contains(words) && !error.contains("pa55word"), "{error}");
     }
 }

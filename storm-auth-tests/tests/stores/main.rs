@@ -1,7 +1,8 @@
-//! The stores on real parts: files, processes that are killed and stopped, and a Redis server.
+//! The stores on real parts: files, processes that are killed and stopped, and Redis: a server, its replica, its sentinels, a cluster.
 
 #![allow(clippy::unwrap_used, reason = "what the tests share stands outside of their functions")]
 
+mod cluster;
 mod failover;
 #[cfg(unix)]
 mod files;

@@ -32,9 +32,14 @@ impl Server {
 
     /// With settings that may name ports of their own, which are drawn anew with each try.
     fn start_with(settings: impl Fn() -> Vec<String>) -> Option<Self> {
+        Self::start_at(free_port, settings)
+    }
+
+    /// At a port that is drawn anew with each try. A file among the settings comes first.
+    pub(crate) fn start_at(port: impl Fn() -> u16, settings: impl Fn() -> Vec<String>) -> Option<Self> {
         // Between being free and being taken another one may take a port.
         for _ in 0..20 {
-            let (port, settings) = (free_port(), settings());
+            let (port, settings) = (port(), settings());
             if let Some(child) = installed("redis-server", launch(port, &settings))? {
                 return Some(Self { child, port, settings });
             }
@@ -42,7 +47,7 @@ impl Server {
         panic!("redis-server does not start");
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
@@ -56,13 +61,40 @@ impl Server {
     }
 
     /// Comes back with nothing that it had.
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.stop();
         self.child = launch(self.port, &self.settings).unwrap().expect("its port is still free");
     }
+
+    /// Stands still from `STOP` on, until `CONT`.
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// What it answers to these lines, with a line to each.
+    pub(crate) fn say(&self, lines: &[&str]) -> Vec<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        write!(stream, "{}\r\n", lines.join("\r\n")).unwrap();
+        BufReader::new(stream).lines().take(lines.len()).map(Result::unwrap).collect()
+    }
+
+    /// What it answers to this line, where that is a text of its own length.
+    pub(crate) fn tell(&self, line: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        write!(stream, "{line}\r\n").unwrap();
+        let mut answer = BufReader::new(stream);
+        let mut length = String::new();
+        answer.read_line(&mut length).unwrap();
+        let length = length.trim_end().strip_prefix('$').unwrap_or_else(|| panic!("{line}: {length}")).parse().unwrap();
+        let mut text = vec![0; length];
+        answer.read_exact(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -82,7 +114,9 @@ fn installed<T>(program: &str, started: std::io::Result<T>) -> Option<T> {
 
 fn launch(port: u16, settings: &[String]) -> std::io::Result<Option<Child>> {
     let folder = std::env::temp_dir();
+    let (files, settings): (Vec<_>, Vec<_>) = settings.iter().partition(|setting| setting.ends_with(".conf"));
     let mut child = Command::new("redis-server")
+        .args(files)
         .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()])
         .arg("--dir")
         .arg(folder)
@@ -345,17 +379,13 @@ fn r75_a_server_that_is_stopped_under_a_kept_connection_is_told_not_to_have_answ
     let Some(server) = Server::start(&[]) else { return };
     let store = server.store();
     store.perform(&op(StoreCommand::Read)).unwrap();
-    let signal = |name: &str| {
-        let sent = Command::new("kill").args(["-s", name, &server.child.id().to_string()]).status();
-        assert!(sent.unwrap().success());
-    };
-    signal("STOP");
+    server.signal("STOP");
     // With the kept connection, and with a new one, which the system accepts in the server's place.
     for _ in 0..2 {
         let failure = store.perform(&op(StoreCommand::Read)).unwrap_err();
         assert!(failure.detail.contains("did not answer in time") && !failure.detail.contains("os error"), "{failure}");
     }
-    signal("CONT");
+    server.signal("CONT");
     store.perform(&op(StoreCommand::Read)).unwrap();
 }
 
