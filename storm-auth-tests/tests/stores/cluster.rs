@@ -4,7 +4,7 @@ use storm_auth_core::store::{Lease, StoreCommand, TokenStore};
 use storm_auth_store::RedisStore;
 use storm_auth_tests::store_conformance;
 
-use crate::redis::{Server, free_port};
+use crate::redis::{Server, free_port, works};
 use crate::{Folder, lease, op, publish, until};
 
 /// Keys are spread over so many slots.
@@ -73,6 +73,13 @@ fn r72_r73_r74_r76_a_cluster_keeps_to_the_protocol() {
     store_conformance::check(|| Box::new(cluster.store()));
     let used = cluster.nodes.iter().filter(|node| node.say(&["DBSIZE"]) != [":0"]).count();
     assert!(used > 1, "records and gates lie where their names put them");
+}
+
+#[test]
+fn a_cluster_wants_two_rights_more() {
+    let Some(cluster) = Cluster::start("rights") else { return };
+    let urls = cluster.nodes.each_ref().map(|node| node.user("+ping +cluster|slots"));
+    works(&RedisStore::cluster(urls).unwrap());
 }
 
 #[test]

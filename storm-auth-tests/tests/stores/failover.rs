@@ -15,7 +15,7 @@ use storm_auth_store::RedisStore;
 use storm_auth_tests::emulator::Emulator;
 use storm_auth_tests::store_conformance;
 
-use crate::redis::{Server, free_port};
+use crate::redis::{Server, free_port, works};
 use crate::{Folder, lease, op, publish, until};
 
 /// An address that leads to one server after the other, as a name does or a balancer.
@@ -327,6 +327,15 @@ fn r74_r75_whom_the_sentinels_promote_is_found_and_the_order_stands() {
     assert_eq!(publishes(&store, None, 4), 5, "an older one takes no newer one's place");
     assert_eq!(publishes(&store, Some(2), 6), 6);
     assert_eq!(sent(&pair.replica.store()), 6);
+}
+
+#[test]
+fn a_primary_that_sentinels_name_wants_one_right_more() {
+    let Some(server) = Server::start(&[]) else { return };
+    let Some(sentinel) = Sentinel::of(&server, "rights") else { return };
+    server.user("+role");
+    let store = RedisStore::new("redis://shop:pa55word@shop-primary").unwrap();
+    works(&store.sentinels([sentinel.server.url()]).unwrap());
 }
 
 #[test]

@@ -66,6 +66,13 @@ impl Server {
         self.child = launch(self.port, &self.settings).unwrap().expect("its port is still free");
     }
 
+    /// Makes a user who may do what the store's docs name, and `more`; the URL by which it logs in.
+    pub(crate) fn user(&self, more: &str) -> String {
+        let rights = "~storm-auth:* +eval +evalsha +script|load +time +get +getrange +set +del";
+        assert_eq!(self.say(&[&format!("ACL SETUSER shop on >pa55word {rights} {more}")]), ["+OK"]);
+        self.url().replace("//", "//shop:pa55word@")
+    }
+
     /// Stands still from `STOP` on, until `CONT`.
     #[cfg(unix)]
     pub(crate) fn signal(&self, name: &str) {
@@ -400,6 +407,24 @@ fn r58_r75_a_wrong_password_is_told_and_no_password_is_shown() {
     for shown in [format!("{right:?} {wrong:?}"), failure.to_string(), format!("{failure:?}")] {
         assert!(!shown.contains("pa55word"), "{shown}");
     }
+}
+
+/// Whatever a store does is done.
+pub(crate) fn works(store: &RedisStore) {
+    assert_eq!(store.perform(&lease(1, 10_000)).unwrap().lease, Lease::Mine);
+    assert!(store.perform(&publish(Some(1), 1)).unwrap().record.is_some());
+    let rest = Duration::from_secs(10);
+    let release = StoreCommand::Release { owner: Owner(1), rest, failures: 1 };
+    store.perform(&lease(1, 10_000)).unwrap();
+    assert!(matches!(store.perform(&op(release)).unwrap().lease, Lease::Resting(_)));
+    let until = Unix::from(std::time::SystemTime::now()) + rest;
+    assert_eq!(store.perform(&op(StoreCommand::CloseGate { until })).unwrap().gate, Some(until));
+}
+
+#[test]
+fn a_user_who_may_do_what_the_docs_name_is_enough() {
+    let Some(server) = Server::start(&[]) else { return };
+    works(&RedisStore::new(&server.user("")).unwrap());
 }
 
 #[test]
