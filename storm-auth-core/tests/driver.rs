@@ -576,6 +576,46 @@ fn r49_a_refresh_that_nobody_took_is_taken_by_the_next_reader_of_its_cell() {
 }
 
 #[test]
+fn r43_a_look_for_credentials_is_work_of_its_own_and_a_place_without_threads_leaves_it() {
+    let mut desk = Desk::new();
+    let (key, now) = (desk.key, desk.now);
+    desk.board.command(now, |machine| machine.renew_credentials(key, now));
+    desk.wait();
+    let wakes = desk.board.take_wakes();
+    assert!(wakes.looks.is_empty() && wakes.sends.is_empty());
+    let mut work = desk.work();
+    let look = work.looks.pop_front().expect("the credentials are looked for");
+    assert_eq!((look.key, work.looks.len(), work.sends.len()), (key, 0, 1));
+    assert!(desk.board.awaits(look.op));
+    desk.board.report_credentials(look.op, Ok(Credentials::new("shop", "S3cret").unwrap()), now);
+    assert!(!desk.board.awaits(look.op));
+    assert!(desk.work().looks.is_empty());
+}
+
+#[test]
+fn r73_a_report_is_awaited_until_it_has_come() {
+    let mut machine = Machine::new(Policy::default(), 7);
+    machine.share();
+    let mut desk = Desk::new();
+    let now = desk.now;
+    desk.board = Board::new(machine, 1);
+    (desk.key, desk.cell) = desk.board.add_key(key("shop"), now);
+    desk.wait();
+    let reply = |lease| Ok(StoreReply { record: None, lease, gate: None, failures: 0 });
+    assert!(desk.work().store);
+    for lease in [Lease::Free, Lease::Mine] {
+        let request = desk.board.next_store().expect("the store is asked");
+        assert!(desk.board.awaits(request.op));
+        desk.board.report_store(request.op, reply(lease), now);
+        assert!(!desk.board.awaits(request.op));
+    }
+    let send = desk.send();
+    assert!(send.leased && desk.board.awaits(send.op));
+    desk.board.report(send.op, Ok(granted("first", 600)), now);
+    assert!(!desk.board.awaits(send.op));
+}
+
+#[test]
 fn r54_a_board_in_a_child_wakes_nobody_of_its_parents_and_serves_on() {
     let mut desk = Desk::with_token(600);
     desk.board.in_process(1, desk.now);

@@ -728,3 +728,90 @@ pub enum Activity {
     /// Another process requests its token.
     Following,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::response::Class;
+
+    /// What logs are searched for: these names, words and facts stay as they are, as documented above.
+    #[test]
+    fn r79_each_event_has_a_stable_name_severity_and_facts() {
+        let (key, op, at) = (KeyId::NONE, OpId(5), Unix::from_millis);
+        let token = TokenId { key, digest: [0; 16] };
+        let refusal = Refusal {
+            class: Class::Configuration,
+            status: 400,
+            error: None,
+            invalid_client: false,
+            problem: None,
+            location: None,
+        };
+        let limited = AcquireError::RateLimited { retry_at: at(9_000), before: None };
+        let (client_id, detail) = ("shop".to_owned(), "no way there".to_owned());
+        let events = [
+            Event::KeyAdded { key, client_id, scope: None },
+            Event::Requested { key, op, reason: Reason::First },
+            Event::Deferred { key, reason: Reason::Refresh, until: at(1_000) },
+            Event::Granted { key, token, expires_at: at(3_000), refresh_at: at(2_000), other_scope: None },
+            Event::Adopted { key, token, expires_at: at(3_000), refresh_at: at(2_000) },
+            Event::RecordIgnored { key, fault: RecordFault::FromTheFuture },
+            Event::LeaseLapsed { key },
+            Event::StoreFailed { detail: detail.clone(), retry_at: at(4_000) },
+            Event::StoreRecovered,
+            Event::Noticed { key, diagnostic: Diagnostic::TokenTypeMissing },
+            Event::Refused { key, refusal, retry_at: at(60_000) },
+            Event::Failed { key, cause: Cause::NoLifetime, retry_at: at(5_000) },
+            Event::GateClosed { until: at(6_000), retry_after: None },
+            Event::TokenRejected { token, held_off_until: Some(at(7_000)) },
+            Event::TokenRejected { token, held_off_until: None },
+            Event::RejectionIgnored { token },
+            Event::ReplayAbandoned { token, error: Some(limited) },
+            Event::ReplayAbandoned { token, error: None },
+            Event::CredentialsReplaced { key },
+            Event::SecretSwapped { key },
+            Event::CredentialsFailed { key, detail },
+            Event::LateReport { op },
+            Event::Dropped { count: 1 },
+        ];
+        let told = events.each_ref().map(|event| {
+            let Facts { key, op, reason, cause, expires_at, refresh_at, retry_at } = event.facts();
+            let mut text = format!("{} {:?}", event.name(), event.severity());
+            let numbers = [("op", op.map(|op| op.0)), ("expires_at", expires_at.map(Unix::as_millis))];
+            let times = [("refresh_at", refresh_at.map(Unix::as_millis)), ("retry_at", retry_at.map(Unix::as_millis))];
+            text.push_str(key.map_or("", |_| " key"));
+            for (name, number) in numbers.into_iter().chain(times) {
+                text.push_str(&number.map_or(String::new(), |number| format!(" {name}={number}")));
+            }
+            text + &[reason, cause].into_iter().flatten().map(|word| format!(" {word}")).collect::<String>()
+        });
+        assert_eq!(
+            told.each_ref().map(String::as_str),
+            [
+                "key_added Info key",
+                "token_requested Debug key op=5 first",
+                "request_deferred Info key retry_at=1000 refresh",
+                "token_granted Debug key expires_at=3000 refresh_at=2000",
+                "token_adopted Debug key expires_at=3000 refresh_at=2000",
+                "record_ignored Warn key from_the_future",
+                "lease_lapsed Warn key",
+                "store_failed Warn retry_at=4000",
+                "store_recovered Info",
+                "answer_noticed Info key",
+                "config_refused Error key retry_at=60000 refused",
+                "request_failed Warn key retry_at=5000 no_lifetime",
+                "gate_closed Warn retry_at=6000",
+                "token_rejected Warn key retry_at=7000",
+                "token_rejected Warn key",
+                "rejection_ignored Debug key",
+                "replay_abandoned Warn key retry_at=9000",
+                "replay_abandoned Warn key",
+                "credentials_replaced Info key",
+                "secret_swapped Info key",
+                "credentials_failed Warn key",
+                "late_report Debug op=5",
+                "events_dropped Info",
+            ]
+        );
+    }
+}
