@@ -76,7 +76,7 @@
 //! | feature | default | |
 //! |---|---|---|
 //! | `redis` | no | `RedisStore`, for many machines |
-//! | `redis-tls` | no | the same over TLS, by what the system trusts |
+//! | `redis-tls` | no | the same over TLS, by what the system trusts or by certificates of one's own |
 //! | `redis-cluster` | no | `RedisStore::cluster`; sentinels need no more than `redis` |
 //! | `sealed` | no | `Sealed`, around any store |
 //!
@@ -100,6 +100,8 @@ mod sealed;
 use core::fmt;
 
 pub use file::FileStore;
+#[cfg(feature = "redis-tls")]
+pub use redis::RedisCertificates;
 #[cfg(feature = "redis")]
 pub use redis::RedisStore;
 #[cfg(feature = "sealed")]

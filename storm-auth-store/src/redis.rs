@@ -7,11 +7,13 @@ use std::time::Instant;
 use std::{io, process, thread};
 
 #[cfg(feature = "redis-cluster")]
-use redis::cluster::{ClusterClient, ClusterConfig, ClusterConnection};
+use redis::cluster::{ClusterClient, ClusterClientBuilder, ClusterConfig, ClusterConnection};
 use redis::{
     Client, Connection, ConnectionAddr, ConnectionInfo, ConnectionLike, IntoConnectionInfo, RedisError, RedisResult,
     Role, Script, ScriptInvocation, Value,
 };
+#[cfg(feature = "redis-tls")]
+use redis::{ClientTlsConfig, TlsCertificates};
 use storm_auth_core::Unix;
 use storm_auth_core::store::{Lease, Record, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
 use zeroize::Zeroizing;
@@ -98,8 +100,9 @@ return string.format('%.0f', closed)
 /// sentinels also `ROLE`, in a cluster `PING` and `CLUSTER|SLOTS`.
 ///
 /// Over TLS a server is trusted by what the system trusts. An authority of one's own is added to the system's, or the variable
-/// `SSL_CERT_FILE` names a PEM file of all that the process is to trust, which counts for reqwest as well. A client certificate is not
-/// supported: a server that asks for one (`tls-auth-clients`, on by default in a server of one's own) is told not to.
+/// `SSL_CERT_FILE` names a PEM file of all that the process is to trust, which counts for reqwest as well; or this store alone is given
+/// [certificates](Self::certificates), also one of its own for a server that asks for it (`tls-auth-clients`, on by default in a server of
+/// one's own).
 ///
 /// ```no_run
 /// use storm_auth_store::RedisStore;
@@ -192,12 +195,46 @@ impl RedisStore {
             return Err(StoreError::new(path.to_owned()));
         };
         let name = name.clone();
-        let sentinels = urls.into_iter().map(|url| open(read(url.as_ref())?)).collect::<Result<Vec<_>, _>>()?;
+        // By the certificates that the primary may have been given already.
+        let sentinels = urls.into_iter().map(|url| open(alike(read(url.as_ref())?, primary.addr())));
+        let sentinels = sentinels.collect::<Result<Vec<_>, _>>()?;
         if sentinels.is_empty() {
             return Err(StoreError::new("no sentinel is named; name at least one".to_owned()));
         }
         self.address = format!("{name} (by its sentinels)");
         self.way = Way::Sentinels { sentinels, name, primary };
+        Ok(self)
+    }
+
+    /// TLS by these certificates; those of the primary count for the sentinels that speak TLS as well.
+    ///
+    /// # Errors
+    /// The store's URL is not a `rediss://` one, or they cannot be read.
+    #[cfg(feature = "redis-tls")]
+    pub fn certificates(mut self, certificates: &RedisCertificates) -> Result<Self, StoreError> {
+        certificates.check()?;
+        let unusable = |error: RedisError| {
+            StoreError::new(format!(
+                "the certificates for Redis cannot be used: {error}; name a rediss:// URL, and give PEM, and the certificate's own key"
+            ))
+        };
+        let with = |info: &ConnectionInfo| Client::build_with_tls(info.clone(), certificates.taken()).map_err(unusable);
+        match &mut self.way {
+            Way::Server(client) => *client = with(client.get_connection_info())?,
+            Way::Sentinels { sentinels, primary, .. } => {
+                *primary = with(primary)?.get_connection_info().clone();
+                for sentinel in
+                    sentinels.iter_mut().filter(|sentinel| speaks_tls(sentinel.get_connection_info().addr()))
+                {
+                    *sentinel = with(sentinel.get_connection_info())?;
+                }
+            }
+            #[cfg(feature = "redis-cluster")]
+            Way::Cluster { client, nodes } => {
+                nodes.iter().try_for_each(|node| with(node).map(drop))?;
+                *client = over(nodes).certs(certificates.taken()).build().map_err(unusable)?;
+            }
+        }
         Ok(self)
     }
 
@@ -218,10 +255,7 @@ impl RedisStore {
     pub fn cluster<U: AsRef<str>>(urls: impl IntoIterator<Item = U>) -> Result<Self, StoreError> {
         let nodes = urls.into_iter().map(|url| read(url.as_ref())).collect::<Result<Vec<_>, _>>()?;
         let addresses: Vec<_> = nodes.iter().map(|node| node.addr().to_string()).collect();
-        let again = CLUSTER_ATTEMPTS - 1;
-        let client =
-            ClusterClient::builder(nodes.clone()).retries(again).min_retry_wait(20).max_retry_wait(100).build();
-        let client = client.map_err(|error| {
+        let client = over(&nodes).build().map_err(|error| {
             StoreError::new(format!("the URLs of the Redis cluster do not go together: {error}; correct them"))
         })?;
         Ok(Self::at(Way::Cluster { client, nodes }, addresses.join(", ")))
@@ -326,6 +360,85 @@ impl TokenStore for RedisStore {
     fn perform(&self, op: &StoreOp) -> Result<StoreReply, StoreFailure> {
         self.try_perform(op).map_err(|error| StoreFailure::new(format!("Redis at {}: {}", self.address, told(&error))))
     }
+}
+
+/// Certificates of one's own for TLS to Redis, in PEM.
+///
+/// ```no_run
+/// use std::fs;
+/// use storm_auth_store::{RedisCertificates, RedisStore};
+///
+/// let certificates = RedisCertificates::new()
+///     .authorities(fs::read("/etc/redis/ca.pem")?)
+///     .client(fs::read("/etc/redis/client.pem")?, fs::read("/etc/redis/client.key")?);
+/// let store = RedisStore::new("rediss://redis.internal")?.certificates(&certificates)?;
+/// # drop(store);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[cfg(feature = "redis-tls")]
+#[derive(Clone, Default)]
+pub struct RedisCertificates {
+    authorities: Option<Vec<u8>>,
+    client: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
+}
+
+#[cfg(feature = "redis-tls")]
+impl fmt::Debug for RedisCertificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { authorities, client } = self;
+        f.debug_struct("RedisCertificates")
+            .field("authorities", &authorities.is_some())
+            .field("client", &client.is_some())
+            .finish()
+    }
+}
+
+#[cfg(feature = "redis-tls")]
+impl RedisCertificates {
+    /// None: as if there were no such thing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A server is trusted by these, in place of those that the system trusts.
+    pub fn authorities(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.authorities = Some(pem.into());
+        self
+    }
+
+    /// What is shown to a server that asks for a certificate, with those that lead from it to an authority, and its key. The key is wiped
+    /// here when it goes; what the redis crate and rustls have of it is not.
+    pub fn client(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.client = Some((certificate.into(), Zeroizing::new(key.into())));
+        self
+    }
+
+    /// What is no certificate is skipped when it is read.
+    fn check(&self) -> Result<(), StoreError> {
+        let given = [self.authorities.as_ref(), self.client.as_ref().map(|(certificate, _)| certificate)];
+        let begins = b"-----BEGIN CERTIFICATE-----";
+        match given.into_iter().flatten().all(|pem| pem.windows(begins.len()).any(|part| part == begins)) {
+            true => Ok(()),
+            false => {
+                Err(StoreError::new("there is no certificate in what was given as such; give it in PEM".to_owned()))
+            }
+        }
+    }
+
+    fn taken(&self) -> TlsCertificates {
+        let client = self.client.clone();
+        let client_tls = client.map(|(client_cert, client_key)| ClientTlsConfig {
+            client_cert,
+            client_key: client_key.as_slice().to_owned(),
+        });
+        TlsCertificates { client_tls, root_cert: self.authorities.clone() }
+    }
+}
+
+#[cfg(feature = "redis-cluster")]
+fn over(nodes: &[ConnectionInfo]) -> ClusterClientBuilder {
+    let again = CLUSTER_ATTEMPTS - 1;
+    ClusterClient::builder(nodes.to_owned()).retries(again).min_retry_wait(20).max_retry_wait(100)
 }
 
 impl Way {
@@ -478,6 +591,21 @@ fn read(url: &str) -> Result<ConnectionInfo, StoreError> {
     }
 }
 
+/// With the certificates of the other one, where both speak TLS.
+fn alike(info: ConnectionInfo, other: &ConnectionAddr) -> ConnectionInfo {
+    match (info.addr().clone(), other) {
+        (ConnectionAddr::TcpTls { host, port, insecure, .. }, ConnectionAddr::TcpTls { tls_params, .. }) => {
+            info.set_addr(ConnectionAddr::TcpTls { host, port, insecure, tls_params: tls_params.clone() })
+        }
+        _ => info,
+    }
+}
+
+#[cfg(feature = "redis-tls")]
+fn speaks_tls(to: &ConnectionAddr) -> bool {
+    matches!(to, ConnectionAddr::TcpTls { .. })
+}
+
 fn open(info: ConnectionInfo) -> Result<Client, StoreError> {
     Client::open(info).map_err(|_| unreadable())
 }
@@ -505,10 +633,10 @@ fn told(error: &RedisError) -> String {
     let change = if text.contains("read only replica") {
         "name the primary, or promote this replica"
     } else if text.contains("UnknownIssuer") {
-        "add the authority that issued the server's certificate to those that the system trusts, or name a file of all that are to be \
-         trusted in SSL_CERT_FILE"
+        "add the authority that issued the server's certificate to those that the system trusts, give it to the store as a certificate, or \
+         name a file of all that are to be trusted in SSL_CERT_FILE"
     } else if text.contains("CertificateRequired") {
-        "this store has no certificate to show; set tls-auth-clients to no, and let it log in with a password"
+        "this store has no certificate to show; give it one, or set tls-auth-clients to no, and let it log in with a password"
     } else {
         return text;
     };
@@ -526,7 +654,7 @@ fn millis(span: Duration) -> u64 {
 /// for itself. A process that has chosen already is left alone; one that wants another choice makes it before its first call.
 #[cfg(feature = "redis-tls")]
 fn choose_provider(to: &ConnectionAddr) {
-    if matches!(to, ConnectionAddr::TcpTls { .. }) && rustls::crypto::CryptoProvider::get_default().is_none() {
+    if speaks_tls(to) && rustls::crypto::CryptoProvider::get_default().is_none() {
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
 }

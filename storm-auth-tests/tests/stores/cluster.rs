@@ -4,11 +4,21 @@ use storm_auth_core::store::{Lease, StoreCommand, TokenStore};
 use storm_auth_store::RedisStore;
 use storm_auth_tests::store_conformance;
 
-use crate::redis::{Server, free_port, works};
+use crate::redis::{Server, TlsServer, free_port, works};
 use crate::{Folder, lease, op, publish, until};
 
 /// Keys are spread over so many slots.
 const SLOTS: usize = 16_384;
+
+fn thirds() -> [Vec<usize>; 3] {
+    let third = SLOTS.div_ceil(3);
+    [0, 1, 2].map(|part| (part * third..SLOTS.min((part + 1) * third)).collect())
+}
+
+fn add(node: &Server, slots: &[usize]) {
+    let slots = slots.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    assert_eq!(node.say(&[&format!("CLUSTER ADDSLOTS {slots}")]), ["+OK"]);
+}
 
 /// Three primaries, with a third of the slots each.
 struct Cluster {
@@ -27,10 +37,8 @@ impl Cluster {
             Server::start_at(port_with_another, settings)
         });
         let cluster = Self { nodes: [one?, two?, three?], _folders: folders };
-        let thirds = (0..SLOTS).collect::<Vec<_>>();
-        for (node, slots) in cluster.nodes.iter().zip(thirds.chunks(SLOTS.div_ceil(3))) {
-            let slots = slots.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-            assert_eq!(node.say(&[&format!("CLUSTER ADDSLOTS {slots}")]), ["+OK"]);
+        for (node, slots) in cluster.nodes.iter().zip(thirds()) {
+            add(node, &slots);
             assert_eq!(node.say(&[&format!("CLUSTER MEET 127.0.0.1 {}", cluster.nodes[0].port)]), ["+OK"]);
         }
         for node in &cluster.nodes {
@@ -80,6 +88,18 @@ fn a_cluster_wants_two_rights_more() {
     let Some(cluster) = Cluster::start("rights") else { return };
     let urls = cluster.nodes.each_ref().map(|node| node.user("+ping +cluster|slots"));
     works(&RedisStore::cluster(urls).unwrap());
+}
+
+#[test]
+fn r72_a_cluster_may_speak_tls_by_certificates_of_ones_own() {
+    let folder = Folder::new("tls-node");
+    std::fs::create_dir(&folder.0).unwrap();
+    let settings = "--cluster-enabled yes --tls-cluster yes --tls-auth-clients yes --dir";
+    let settings: Vec<_> = settings.split(' ').chain(folder.0.to_str()).collect();
+    let Some(node) = TlsServer::start("tls-cluster", &settings) else { return };
+    thirds().iter().for_each(|slots| add(&node.server, slots));
+    until("it has all slots", || node.server.tell("CLUSTER INFO").contains("cluster_state:ok"));
+    works(&RedisStore::cluster([node.url()]).unwrap().certificates(&node.certificates()).unwrap());
 }
 
 #[test]

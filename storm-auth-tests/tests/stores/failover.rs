@@ -15,7 +15,7 @@ use storm_auth_store::RedisStore;
 use storm_auth_tests::emulator::Emulator;
 use storm_auth_tests::store_conformance;
 
-use crate::redis::{Server, free_port, works};
+use crate::redis::{Server, TlsServer, free_port, works};
 use crate::{Folder, lease, op, publish, until};
 
 /// An address that leads to one server after the other, as a name does or a balancer.
@@ -275,17 +275,20 @@ struct Sentinel {
 
 impl Sentinel {
     fn of(primary: &Server, name: &str) -> Option<Self> {
+        Self::start(primary.port, name, Vec::new)
+    }
+
+    fn start(primary: u16, name: &str, settings: impl Fn() -> Vec<String>) -> Option<Self> {
         let folder = Folder::new(name);
         std::fs::create_dir(&folder.0).unwrap();
         let file = folder.0.join("sentinel.conf");
         let settings = || {
             // It writes there what it knows.
-            let port = primary.port;
-            let watches = format!("sentinel monitor shop-primary 127.0.0.1 {port} 1\n");
+            let watches = format!("sentinel monitor shop-primary 127.0.0.1 {primary} 1\n");
             let hurries =
                 "sentinel down-after-milliseconds shop-primary 300\nsentinel failover-timeout shop-primary 2000\n";
             std::fs::write(&file, watches + hurries).unwrap();
-            vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()]
+            [file.to_str().unwrap().to_owned(), "--sentinel".to_owned()].into_iter().chain(settings()).collect()
         };
         let server = Server::start_at(free_port, settings)?;
         Some(Self { server, _folder: folder })
@@ -346,6 +349,18 @@ fn r75_a_sentinel_that_is_silent_or_gone_leaves_time_for_the_next_one() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let store = watched(&[free_port(), silent.local_addr().unwrap().port(), sentinel.server.port]);
     assert_eq!(store.perform(&lease(1, 10_000)).unwrap().lease, Lease::Mine);
+}
+
+#[test]
+fn r72_a_primary_and_its_sentinel_may_speak_tls_by_certificates_of_ones_own() {
+    let Some(primary) = TlsServer::start("tls-primary", &["--tls-auth-clients", "yes"]) else { return };
+    let settings = || [primary.settings(), vec!["--tls-replication".to_owned(), "yes".to_owned()]].concat();
+    let Some(sentinel) = Sentinel::start(primary.port().parse().unwrap(), "tls-sentinel", settings) else { return };
+    let url = primary.url_of(&sentinel.server);
+    let store = || RedisStore::new("rediss://shop-primary").unwrap();
+    works(&store().sentinels([&url]).unwrap().certificates(&primary.certificates()).unwrap());
+    let other_order = store().certificates(&primary.certificates()).unwrap().sentinels([&url]).unwrap();
+    other_order.perform(&op(StoreCommand::Read)).unwrap();
 }
 
 /// What stands for a sentinel that names this server, whatever it has become.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use storm_auth_core::Unix;
 use storm_auth_core::store::{Lease, Owner, StoreCommand, TokenStore};
-use storm_auth_store::RedisStore;
+use storm_auth_store::{RedisCertificates, RedisStore};
 use storm_auth_tests::store_conformance;
 
 use crate::{Folder, URL, Victim, lease, op, process, publish};
@@ -164,39 +164,69 @@ impl Drop for Server {
 }
 
 /// A server that speaks TLS beside its plain port, by a certificate for 127.0.0.1 alone from an authority of this test's own.
-struct TlsServer {
-    server: Server,
+pub(crate) struct TlsServer {
+    pub(crate) server: Server,
     folder: Folder,
 }
 
 impl TlsServer {
-    fn start(name: &str, settings: &[&str]) -> Option<Self> {
+    pub(crate) fn start(name: &str, settings: &[&str]) -> Option<Self> {
         let folder = Folder::new(name);
         certify(&folder.0)?;
-        let path = |file: &str| folder.0.join(file).to_str().unwrap().to_owned();
-        let server = Server::start_with(|| {
-            let tls = ["--tls-port", &free_port().to_string(), "--tls-auth-clients", "no"].map(str::to_owned);
-            let files =
-                ["--tls-cert-file", &path("server.pem"), "--tls-key-file", &path("server.key")].map(str::to_owned);
-            let authority = ["--tls-ca-cert-file".to_owned(), path("ca.pem")];
-            let others = settings.iter().map(ToString::to_string);
-            tls.into_iter().chain(files).chain(authority).chain(others).collect()
-        })?;
+        let others: Vec<_> = settings.iter().map(ToString::to_string).collect();
+        let server = Server::start_with(|| [tls(&folder), others.clone()].concat())?;
         Some(Self { server, folder })
     }
 
-    fn port(&self) -> &str {
-        &self.server.settings[1]
+    /// For another one that speaks TLS by the same certificate, at a port of its own.
+    pub(crate) fn settings(&self) -> Vec<String> {
+        tls(&self.folder)
+    }
+
+    pub(crate) fn port(&self) -> &str {
+        tls_port(&self.server)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.url_of(&self.server)
+    }
+
+    pub(crate) fn url_of(&self, server: &Server) -> String {
+        format!("rediss://127.0.0.1:{}", tls_port(server))
+    }
+
+    fn read(&self, file: &str) -> Vec<u8> {
+        fs::read(self.folder.0.join(file)).unwrap()
+    }
+
+    pub(crate) fn certificates(&self) -> RedisCertificates {
+        RedisCertificates::new()
+            .authorities(self.read("ca.pem"))
+            .client(self.read("server.pem"), self.read("server.key"))
     }
 
     /// A process for which the system trusts the authority.
     fn process(&self, part: &str) -> Command {
         let mut process = process(part, &self.folder.0);
-        process
-            .env("SSL_CERT_FILE", self.folder.0.join("ca.pem"))
-            .env(URL, format!("rediss://127.0.0.1:{}", self.port()));
+        process.env("SSL_CERT_FILE", self.folder.0.join("ca.pem")).env(URL, self.url());
         process
     }
+}
+
+/// What a server that speaks TLS is told, with a port that is free.
+fn tls(folder: &Folder) -> Vec<String> {
+    let path = |file: &str| folder.0.join(file).to_str().unwrap().to_owned();
+    let (certificate, key, authority) = (path("server.pem"), path("server.key"), path("ca.pem"));
+    let port = free_port();
+    let settings = format!(
+        "--tls-port {port} --tls-auth-clients no --tls-cert-file {certificate} --tls-key-file {key} --tls-ca-cert-file {authority}"
+    );
+    settings.split(' ').map(str::to_owned).collect()
+}
+
+fn tls_port(server: &Server) -> &str {
+    let name = server.settings.iter().position(|setting| setting == "--tls-port");
+    &server.settings[name.expect("it speaks TLS") + 1]
 }
 
 /// Makes an authority, and a server's certificate by it.
@@ -464,6 +494,38 @@ fn r75_a_port_without_tls_is_told_where_the_url_asks_for_it() {
 fn r75_a_server_that_wants_a_certificate_of_the_clients_is_told_with_what_to_change() {
     let Some(server) = TlsServer::start("mutual", &["--tls-auth-clients", "yes"]) else { return };
     assert!(server.process("TLS refused").status().unwrap().success());
+}
+
+#[test]
+fn r72_a_server_that_wants_a_certificate_gets_one_and_is_trusted_by_another() {
+    let Some(server) = TlsServer::start("certified", &["--tls-auth-clients", "yes"]) else { return };
+    let store = || RedisStore::new(&server.url()).unwrap();
+    works(&store().certificates(&server.certificates()).unwrap());
+    // The system trusts no such authority.
+    let shows = RedisCertificates::new().client(server.read("server.pem"), server.read("server.key"));
+    let failure = store().certificates(&shows).unwrap().perform(&op(StoreCommand::Read)).unwrap_err();
+    assert!(failure.detail.contains("give it to the store as a certificate"), "{failure}");
+}
+
+#[test]
+fn r58_certificates_that_are_none_are_refused_and_a_key_is_not_shown() {
+    let folder = Folder::new("none");
+    let Some(()) = certify(&folder.0) else { return };
+    let read = |file: &str| fs::read(folder.0.join(file)).unwrap();
+    let (pem, key) = (read("server.pem"), read("server.key"));
+    let right = RedisCertificates::new().client(pem.clone(), key.clone());
+    let secret = String::from_utf8(key.clone()).unwrap().lines().nth(1).unwrap().to_owned();
+    let none = "there is no certificate";
+    for (url, certificates, words) in [
+        ("redis://it", &right, "name a rediss:// URL"),
+        ("rediss://it", &RedisCertificates::new().authorities(*b"ca.pem"), none),
+        ("rediss://it", &RedisCertificates::new().client(key.clone(), pem.clone()), none),
+        ("rediss://it", &RedisCertificates::new().client(pem.clone(), pem), "the certificate's own key"),
+    ] {
+        let error = RedisStore::new(url).unwrap().certificates(certificates).expect_err(words);
+        let shown = format!("{error} {error:?} {certificates:?}");
+        assert!(shown.contains(words) && !shown.contains(&secret) && !shown.contains(&format!("{key:?}")), "{shown}");
+    }
 }
 
 #[test]
