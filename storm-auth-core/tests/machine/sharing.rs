@@ -627,6 +627,38 @@ fn r48_a_lease_that_nobody_wants_any_more_is_given_back() {
 }
 
 #[test]
+fn r48_a_holder_whose_token_nobody_wants_is_not_followed() {
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    lab.cancel(waiter);
+    lab.reply(lease(Lease::Taken));
+    assert_eq!(lab.status(key).activity, Activity::Idle);
+    assert_eq!(lab.machine.poll_timeout(), None);
+}
+
+#[test]
+fn r72_a_lease_that_was_not_asked_for_is_asked_for() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    assert!(matches!(lab.reply(lease(Lease::Mine)), StoreCommand::Read));
+    assert_eq!(lab.requests(), 0);
+    assert!(matches!(lab.reply(lease(Lease::Mine)), StoreCommand::Lease { .. }));
+    assert_eq!(lab.requests(), 1);
+}
+
+#[test]
+fn r43_a_token_that_was_found_with_the_secret_before_changes_no_secret() {
+    let of_another = of_another("theirs", 600);
+    let (mut lab, key) = Lab::sharing(1);
+    let waiter = lab.wait(key);
+    let now = lab.now();
+    lab.machine.set_credentials(key, Credentials::new("shop", "rotated").unwrap(), now).unwrap();
+    lab.reply(record(&of_another));
+    assert_eq!(lab.result(waiter).unwrap().expose(), "theirs");
+    assert!(!lab.events.iter().any(|event| matches!(event, Event::SecretSwapped { .. })), "{:?}", lab.events);
+}
+
+#[test]
 fn r43_a_lease_of_the_old_secret_is_given_back_and_one_of_the_new_asked_for() {
     let (mut lab, key) = Lab::sharing(1);
     lab.wait(key);
