@@ -567,6 +567,20 @@ fn r76_a_gate_in_the_store_is_believed_for_an_hour() {
     lab.wait(key);
     lab.reply(StoreReply { gate: Some(Unix::from_millis(u64::MAX)), ..nothing() });
     assert_eq!(lab.machine.status(lab.now()).gate_closed_until, None);
+    let closed = lab.events.iter().filter(|event| matches!(event, Event::GateClosed { .. })).count();
+    assert_eq!(closed, 1, "and it is told once");
+}
+
+#[test]
+fn r76_each_new_gate_in_the_store_is_heeded() {
+    let (mut lab, key) = Lab::sharing(1);
+    for (closed_at, until) in [(0, 40_000), (60_000, 100_000)] {
+        lab.drive_to(closed_at);
+        lab.wait(key);
+        lab.reply(StoreReply { gate: Some(lab.unix(until)), ..nothing() });
+        let told = lab.machine.status(lab.now()).gate_closed_until.unwrap();
+        assert!((lab.unix(until)..=lab.unix(until + 2_000)).contains(&told), "{told}");
+    }
 }
 
 #[test]
