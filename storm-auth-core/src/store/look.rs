@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::machine::{Action, Event, KeyStatus, Machine, Output, RecordFault};
-use crate::store::{Lease, StoreCommand, StoreFailure, StoreReply, TokenStore};
+use crate::store::{Lease, StoreCommand, StoreFailure, TokenStore};
 use crate::time::{Now, Unix};
 
 /// What a store has for a key, as a process that starts now would find it.
@@ -55,25 +55,25 @@ impl Seen {
         let key = machine.add_key(config.key.clone(), now);
         let _ = machine.acquire(key, None, now);
         // Two secrets have a record each. What stands beside the first counts, but where the machine goes by the other.
-        let (mut last, mut counts, mut fault) = (StoreReply::default(), None, None);
+        let (mut last, mut counts, mut fault) = ((Lease::Free, 0), None, None);
         while let Some(output) = machine.poll_output() {
             match output {
                 Output::Perform(Action::Store(request)) if matches!(request.store_op.command, StoreCommand::Read) => {
-                    let result = store.perform(&request.store_op)?;
-                    last = StoreReply { record: None, ..result.clone() };
-                    if counts.is_none() || last.lease == Lease::Taken {
-                        counts = Some(last.clone());
+                    let reply = store.perform(&request.store_op)?;
+                    last = (reply.lease, reply.failures);
+                    if counts.is_none() || reply.lease == Lease::Taken {
+                        counts = Some(last);
                     }
-                    machine.handle_store(request.op, Ok(result), now);
+                    machine.handle_store(request.op, Ok(reply), now);
                 }
                 Output::Event(Event::RecordIgnored { fault: found, .. }) => fault = Some(found),
                 Output::Event(Event::SecretSwapped { .. }) => counts = None,
-                Output::Event(Event::Adopted { .. }) => counts = Some(last.clone()),
+                Output::Event(Event::Adopted { .. }) => counts = Some(last),
                 Output::Perform(_) | Output::Resolve(..) | Output::Event(_) => {}
             }
         }
         let status = machine.status(now);
-        let StoreReply { lease, failures, .. } = counts.unwrap_or_default();
+        let (lease, failures) = counts.unwrap_or((Lease::Free, 0));
         Ok(Self {
             key: machine.key_status(key, now).expect("the key was added"),
             gate_closed_until: status.gate_closed_until,
