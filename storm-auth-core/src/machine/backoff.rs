@@ -187,11 +187,14 @@ mod tests {
     #[test]
     fn r35_a_failed_refresh_waits_for_about_three_quarters_of_what_is_left_of_the_token() {
         let mut rng = fastrand::Rng::with_seed(7);
-        for (left, shortest, longest) in [(900, 585, 765), (100, 65, 85), (20, 13, 17), (4, 0, 5)] {
-            let waits: Vec<_> = (0..500).map(|_| after_failed_refresh(&mut rng, 1, secs(left))).collect();
-            let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
-            assert!(*least >= secs(shortest) && *most <= secs(longest), "{left}: {least:?}..{most:?}");
-            assert!(*most - *least > secs(longest - shortest) * 9 / 10, "{left} is not spread: {least:?}..{most:?}");
+        // Milliseconds.
+        let lives = [(900_000, 585_000, 765_000), (100_000, 65_000, 85_000), (20_000, 13_000, 17_000)];
+        for (left, shortest, longest) in lives.into_iter().chain([(5_000, 3_250, 4_250), (4_999, 0, 5_000)]) {
+            let wait = |_| after_failed_refresh(&mut rng, 1, Duration::from_millis(left)).as_millis();
+            let waits: Vec<_> = (0..500).map(wait).collect();
+            let (least, most) = (*waits.iter().min().unwrap(), *waits.iter().max().unwrap());
+            assert!(least >= shortest && most <= longest, "{left}: {least}..{most}");
+            assert!(most - least > (longest - shortest) * 9 / 10, "{left} is not spread: {least}..{most}");
         }
     }
 
