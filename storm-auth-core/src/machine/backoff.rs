@@ -199,6 +199,17 @@ mod tests {
     }
 
     #[test]
+    fn r75_a_store_that_failed_is_left_alone_for_a_second_to_a_minute_half_of_it_spread() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        for (failures, longest) in [(1, 1_000), (2, 2_000), (6, 32_000), (7, 60_000), (u32::MAX, 60_000)] {
+            let waits: Vec<_> = (0..500).map(|_| after_store_failure(&mut rng, failures).as_millis()).collect();
+            let (least, most) = (*waits.iter().min().unwrap(), *waits.iter().max().unwrap());
+            assert!(least >= longest / 2 && most <= longest, "{failures}: {least}..{most}");
+            assert!(most - least > longest * 9 / 20, "{failures} is not spread: {least}..{most}");
+        }
+    }
+
+    #[test]
     fn r32_a_retry_after_is_never_cut_short() {
         let mut rng = fastrand::Rng::with_seed(7);
         for (seconds, spread) in [(1, 100), (10, 1_000), (20, 2_000), (3_600, 2_000)] {
