@@ -1139,7 +1139,6 @@ impl Machine {
             slot.waiters.clear();
             slot.warmers = 0;
             slot.warm_at = None;
-            slot.source.iter_mut().for_each(Source::forget_timer);
             if !matches!(slot.flight, Flight::BackingOff { .. }) {
                 slot.flight = Flight::Idle;
             }

@@ -32,11 +32,6 @@ impl Source {
     pub(super) fn look_at(&self) -> Option<Mono> {
         self.look_at
     }
-
-    /// All timers are gone.
-    pub(super) fn forget_timer(&mut self) {
-        self.look_at = None;
-    }
 }
 
 /// The looks that are under way, one per key at the most, and when each is given up.

@@ -648,7 +648,7 @@ fn r30_a_first_request_that_is_throttled_makes_refreshes_late_only_where_it_wait
 
 #[test]
 fn r30_a_failure_makes_refreshes_early_again_and_spreads_the_next_one() {
-    let mut ages = Vec::new();
+    let (mut ages, mut throttled) = (Vec::new(), Vec::new());
     for seed in 0..200 {
         let mut lab = Lab::seeded(Policy::default(), seed);
         let key = lab.key("shop");
@@ -668,9 +668,16 @@ fn r30_a_failure_makes_refreshes_early_again_and_spreads_the_next_one() {
         lab.token(key);
         lab.answer(status(429));
         assert_eq!(lab.status(key).refresh_at, Some(lab.unix(1_040_000)), "still due");
+        // But that it met others in it.
+        lab.advance_to(1_060_000);
+        lab.token(key);
+        lab.answer(granted("third", 600));
+        throttled.push(lab.status(key).refresh_at.unwrap().since(lab.unix(1_060_000)).as_secs());
     }
-    let (least, most) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
-    assert!((225..240).contains(least) && (435..=450).contains(most), "{least}..{most}");
+    for ages in [ages, throttled] {
+        let (least, most) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
+        assert!((225..240).contains(least) && (435..=450).contains(most), "{least}..{most}");
+    }
 }
 
 #[test]

@@ -435,13 +435,13 @@ fn r43_it_is_looked_where_the_credentials_come_from_before_each_request() {
 #[test]
 fn r43_a_look_that_hangs_is_given_up_after_ten_minutes() {
     let (mut lab, key) = renewable();
-    lab.fetch(key, "first", 500);
+    lab.fetch(key, "first", 400);
     let hangs = lab.looks.pop_front().unwrap();
-    for (at, looks) in [(375_000, 0), (750_000, 1)] {
+    for (at, looks) in [(300_000, 0), (600_000, 1)] {
         lab.advance_to(at);
         lab.token(key);
         assert_eq!(lab.looks.len(), looks, "{at}");
-        lab.answer(granted(&at.to_string(), 500));
+        lab.answer(granted(&at.to_string(), 400));
     }
     let now = lab.now();
     lab.machine.handle_credentials(hangs.op, Ok(Credentials::new("shop", "from long ago").unwrap()), now);
@@ -552,6 +552,19 @@ fn r37_a_warm_key_looks_for_a_correction_by_itself() {
     found(&mut lab, "new-one");
     lab.drive_to(100_000);
     assert!(lab.looks.is_empty());
+}
+
+#[test]
+fn r43_a_removed_key_has_no_look_before_it() {
+    let (mut lab, key) = renewable();
+    lab.machine.keep_warm(key, lab.now());
+    lab.drive_to(0);
+    found(&mut lab, "S3cret");
+    lab.answer(oauth_error(400, "invalid_client"));
+    assert_eq!(lab.machine.poll_timeout().map(|timeout| timeout.at), Some(lab.mono(10_000)));
+    lab.machine.remove_key(key, lab.now());
+    lab.drain();
+    assert_eq!(lab.machine.poll_timeout(), None);
 }
 
 #[test]

@@ -938,6 +938,20 @@ fn r37_what_another_process_was_refused_with_is_a_refused_configuration_until_th
 }
 
 #[test]
+fn r37_r43_a_correction_of_what_another_process_was_refused_with_is_looked_for() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.machine.renew_credentials(key, lab.now());
+    lab.wait(key);
+    lab.reply(lease(Lease::Resting(secs(60))));
+    assert!(lab.looks.is_empty());
+    assert!(matches!(lab.acquire(key), Acquire::Failed(_)));
+    assert_eq!(lab.looks.len(), 1);
+    lab.found(Ok(Credentials::new("shop", "another").unwrap()));
+    lab.wait(key);
+    assert_eq!(lab.stores.len(), 1);
+}
+
+#[test]
 fn r73_an_outage_that_others_met_is_none_for_the_other_secret_to_try() {
     let (mut lab, key) = with_two(1, "former", "latter");
     let waiter = lab.wait(key);
