@@ -398,6 +398,19 @@ fn r58_no_text_shows_either_of_two_secrets() {
     assert!(format!("{key:?}").ends_with("secret: [client secret], next: [client secret] }"));
 }
 
+#[test]
+fn r58_what_a_place_says_shows_no_secret_that_a_request_was_sent_with() {
+    let mut lab = Lab::new();
+    let key = lab.machine.add_key(two("0123456789-former", "QWERTYUIOP+latest"), lab.now());
+    lab.machine.renew_credentials(key, lab.now());
+    lab.wait(key);
+    let now = lab.now();
+    lab.machine.set_credentials(key, Credentials::new("shop", "another-one").unwrap(), now).unwrap();
+    lab.found(Err(CredentialsFailure::new("no such file: 0123456789-former")));
+    let Some(Event::CredentialsFailed { detail, .. }) = lab.events.last() else { panic!("{:?}", lab.events) };
+    assert_eq!(detail, "no such file: [redacted]");
+}
+
 // Credentials that come from somewhere
 
 /// A machine with one key whose credentials come from somewhere.
