@@ -9,7 +9,7 @@
 //! | store | for | feature |
 //! |---|---|---|
 //! | [`FileStore`] | the processes of one user on one machine | |
-//! | `RedisStore` | many machines: one server, the primary that sentinels name, or a cluster | `redis`; `redis-tls` for `rediss://`; `redis-cluster` |
+//! | `RedisStore` | many machines, over one Redis server, with sentinels or without, or over a cluster | `redis`, `redis-tls`, `redis-cluster` |
 //! | `Sealed` | either of them, encrypted | `sealed` |
 //!
 //! One line in the builder of either adapter shares:
@@ -62,9 +62,10 @@
 //!
 //! # Threads, cancellation and forks
 //!
-//! None of these stores starts a thread. An operation blocks the thread that asks for it, half a second to a second at the most (two in
-//! a cluster) but for what the system itself does not end (a name look-up, a disk that hangs); the adapters have a thread for it, and wait no longer than
-//! that. It cannot be cancelled, and may be repeated. A child that was forked has no lease and no connection of its parent's.
+//! None of these stores starts a thread. An operation blocks the thread that asks for it, half a second to a second at the most (in a
+//! cluster whose node stands still, two) but for what the system itself does not end (a name look-up, a disk that hangs). The adapters
+//! have a thread for it, and wait for a second. It cannot be cancelled, and may be repeated. A child that was forked has no lease and no
+//! connection of its parent's.
 //!
 //! # Errors
 //!

@@ -1,34 +1,31 @@
 //! A store for many machines: Redis, or what speaks its protocol.
 
+#[cfg(feature = "redis-tls")]
+mod certificates;
+mod link;
+
 use core::fmt;
 use core::time::Duration;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Instant;
 use std::{io, process, thread};
 
-#[cfg(feature = "redis-cluster")]
-use redis::cluster::{ClusterClient, ClusterClientBuilder, ClusterConfig, ClusterConnection};
-use redis::{
-    Client, Connection, ConnectionAddr, ConnectionInfo, ConnectionLike, IntoConnectionInfo, RedisError, RedisResult,
-    Role, Script, ScriptInvocation, Value,
-};
-#[cfg(feature = "redis-tls")]
-use redis::{ClientTlsConfig, TlsCertificates};
+use redis::{FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation};
 use storm_auth_core::Unix;
 use storm_auth_core::store::{Lease, Record, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
 use zeroize::Zeroizing;
 
 use crate::StoreError;
+use link::{Link, Way};
+
+#[cfg(feature = "redis-tls")]
+pub use certificates::RedisCertificates;
 
 /// How long one operation may take: the wait for the kept connection, a new one, its handshake and both scripts. Each step gets what
 /// the steps before it have left, and the machine gives an operation up after a second. Only what the system does before it
-/// connects has its own end: to look up a name, and to try one address of it after the other. A cluster whose node stands still takes up to
-/// twice as long, since its nodes are looked for anew.
+/// connects has its own end: to look up a name, and to try one address of it after the other. In a cluster whose node stands still it takes
+/// up to twice as long, since the redis crate looks for the nodes anew with each attempt.
 const PATIENCE: Duration = Duration::from_millis(800);
-
-/// How often a command is sent to a cluster, whose node may send it on to another. Each attempt gets its part of the time.
-#[cfg(feature = "redis-cluster")]
-const CLUSTER_ATTEMPTS: u32 = 2;
 
 /// One step on a record, its lease and its note, by the server's own clock. It answers the record, who has the lease, and how often
 /// requests have failed.
@@ -113,8 +110,6 @@ return string.format('%.0f', closed)
 /// ```
 pub struct RedisStore {
     way: Way,
-    /// Where it is, for people: without a password.
-    address: String,
     prefix: String,
     step: Script,
     gate: Script,
@@ -122,34 +117,10 @@ pub struct RedisStore {
     connection: Mutex<Option<(u32, Link)>>,
 }
 
-/// How a connection is had.
-enum Way {
-    Server(Client),
-    /// To the primary that the sentinels know by this name.
-    Sentinels {
-        sentinels: Vec<Client>,
-        name: String,
-        primary: ConnectionInfo,
-    },
-    #[cfg(feature = "redis-cluster")]
-    Cluster {
-        client: ClusterClient,
-        /// Those that were named.
-        nodes: Vec<ConnectionInfo>,
-    },
-}
-
-/// A connection, or those to the nodes of a cluster.
-enum Link {
-    Server(Connection),
-    #[cfg(feature = "redis-cluster")]
-    Cluster(Box<ClusterConnection>),
-}
-
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore")
-            .field("address", &self.address)
+            .field("address", &format_args!("{}", self.way))
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }
@@ -162,9 +133,7 @@ impl RedisStore {
     /// # Errors
     /// The URL is none of these; the error does not show it, since it may hold a password.
     pub fn new(url: &str) -> Result<Self, StoreError> {
-        let info = read(url)?;
-        let address = info.addr().to_string();
-        Ok(Self::at(Way::Server(open(info)?), address))
+        Way::to(url).map(Self::by)
     }
 
     /// By way of its sentinels, which know who is the primary now, and who is after a failover. The host of the store's own URL is then
@@ -184,25 +153,7 @@ impl RedisStore {
     /// # Errors
     /// A URL cannot be read, there is none, or the store's own is a path's or a cluster's.
     pub fn sentinels<U: AsRef<str>>(mut self, urls: impl IntoIterator<Item = U>) -> Result<Self, StoreError> {
-        let Way::Server(client) = self.way else {
-            return Err(StoreError::new(
-                "sentinels are named once, and for one primary; leave them out for a cluster".to_owned(),
-            ));
-        };
-        let primary = client.get_connection_info().clone();
-        let (ConnectionAddr::Tcp(name, _) | ConnectionAddr::TcpTls { host: name, .. }) = primary.addr() else {
-            let path = "the Redis URL names a path; where sentinels are asked, name what they know the primary by";
-            return Err(StoreError::new(path.to_owned()));
-        };
-        let name = name.clone();
-        // By the certificates that the primary may have been given already.
-        let sentinels = urls.into_iter().map(|url| open(alike(read(url.as_ref())?, primary.addr())));
-        let sentinels = sentinels.collect::<Result<Vec<_>, _>>()?;
-        if sentinels.is_empty() {
-            return Err(StoreError::new("no sentinel is named; name at least one".to_owned()));
-        }
-        self.address = format!("{name} (by its sentinels)");
-        self.way = Way::Sentinels { sentinels, name, primary };
+        self.way = self.way.by(urls)?;
         Ok(self)
     }
 
@@ -212,29 +163,11 @@ impl RedisStore {
     /// The store's URL is not a `rediss://` one, or they cannot be read.
     #[cfg(feature = "redis-tls")]
     pub fn certificates(mut self, certificates: &RedisCertificates) -> Result<Self, StoreError> {
-        certificates.check()?;
-        let unusable = |error: RedisError| {
+        self.way = self.way.with(&certificates.read()?).map_err(|error| {
             StoreError::new(format!(
                 "the certificates for Redis cannot be used: {error}; name a rediss:// URL, and give PEM, and the certificate's own key"
             ))
-        };
-        let with = |info: &ConnectionInfo| Client::build_with_tls(info.clone(), certificates.taken()).map_err(unusable);
-        match &mut self.way {
-            Way::Server(client) => *client = with(client.get_connection_info())?,
-            Way::Sentinels { sentinels, primary, .. } => {
-                *primary = with(primary)?.get_connection_info().clone();
-                for sentinel in
-                    sentinels.iter_mut().filter(|sentinel| speaks_tls(sentinel.get_connection_info().addr()))
-                {
-                    *sentinel = with(sentinel.get_connection_info())?;
-                }
-            }
-            #[cfg(feature = "redis-cluster")]
-            Way::Cluster { client, nodes } => {
-                nodes.iter().try_for_each(|node| with(node).map(drop))?;
-                *client = over(nodes).certs(certificates.taken()).build().map_err(unusable)?;
-            }
-        }
+        })?;
         Ok(self)
     }
 
@@ -253,18 +186,12 @@ impl RedisStore {
     /// A URL cannot be read, there is none, or they differ in user, password or TLS, or name a path.
     #[cfg(feature = "redis-cluster")]
     pub fn cluster<U: AsRef<str>>(urls: impl IntoIterator<Item = U>) -> Result<Self, StoreError> {
-        let nodes = urls.into_iter().map(|url| read(url.as_ref())).collect::<Result<Vec<_>, _>>()?;
-        let addresses: Vec<_> = nodes.iter().map(|node| node.addr().to_string()).collect();
-        let client = over(&nodes).build().map_err(|error| {
-            StoreError::new(format!("the URLs of the Redis cluster do not go together: {error}; correct them"))
-        })?;
-        Ok(Self::at(Way::Cluster { client, nodes }, addresses.join(", ")))
+        Way::into_cluster(urls).map(Self::by)
     }
 
-    fn at(way: Way, address: String) -> Self {
+    fn by(way: Way) -> Self {
         Self {
             way,
-            address,
             prefix: "storm-auth:".to_owned(),
             step: Script::new(STEP),
             gate: Script::new(GATE),
@@ -279,16 +206,16 @@ impl RedisStore {
     }
 
     /// Runs a script, on a new connection where the kept one has broken since: each of them may run twice.
-    fn run<T: redis::FromRedisValue>(&self, script: &ScriptInvocation<'_>, end: Instant) -> RedisResult<T> {
+    fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>, end: Instant) -> RedisResult<T> {
         let mut kept = self.kept(end)?;
         if let Some((process, parents)) = kept.take_if(|(process, _)| *process != process::id()) {
             // Not dropped: its parent goes on with it, and TLS would say goodbye.
             core::mem::forget((process, parents));
         }
-        if let Some((_, mut connection)) = kept.take() {
-            match script.invoke(&mut Timed { link: &mut connection, end }) {
+        if let Some((_, mut link)) = kept.take() {
+            match link.invoke(script, end) {
                 Ok(found) => {
-                    *kept = Some((process::id(), connection));
+                    *kept = Some((process::id(), link));
                     return Ok(found);
                 }
                 Err(error) if error.is_timeout() => return Err(error),
@@ -296,9 +223,9 @@ impl RedisStore {
                 Err(_) => {}
             }
         }
-        let mut connection = self.way.connect(end)?;
-        let found = script.invoke(&mut Timed { link: &mut connection, end })?;
-        *kept = Some((process::id(), connection));
+        let mut link = self.way.connect(end)?;
+        let found = link.invoke(script, end)?;
+        *kept = Some((process::id(), link));
         Ok(found)
     }
 
@@ -358,268 +285,8 @@ impl RedisStore {
 
 impl TokenStore for RedisStore {
     fn perform(&self, op: &StoreOp) -> Result<StoreReply, StoreFailure> {
-        self.try_perform(op).map_err(|error| StoreFailure::new(format!("Redis at {}: {}", self.address, told(&error))))
+        self.try_perform(op).map_err(|error| StoreFailure::new(format!("Redis at {}: {}", self.way, told(&error))))
     }
-}
-
-/// Certificates of one's own for TLS to Redis, in PEM.
-///
-/// ```no_run
-/// use std::fs;
-/// use storm_auth_store::{RedisCertificates, RedisStore};
-///
-/// let certificates = RedisCertificates::new()
-///     .authorities(fs::read("/etc/redis/ca.pem")?)
-///     .client(fs::read("/etc/redis/client.pem")?, fs::read("/etc/redis/client.key")?);
-/// let store = RedisStore::new("rediss://redis.internal")?.certificates(&certificates)?;
-/// # drop(store);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[cfg(feature = "redis-tls")]
-#[derive(Clone, Default)]
-pub struct RedisCertificates {
-    authorities: Option<Vec<u8>>,
-    client: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
-}
-
-#[cfg(feature = "redis-tls")]
-impl fmt::Debug for RedisCertificates {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { authorities, client } = self;
-        f.debug_struct("RedisCertificates")
-            .field("authorities", &authorities.is_some())
-            .field("client", &client.is_some())
-            .finish()
-    }
-}
-
-#[cfg(feature = "redis-tls")]
-impl RedisCertificates {
-    /// None: as if there were no such thing.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// A server is trusted by these, in place of those that the system trusts.
-    pub fn authorities(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.authorities = Some(pem.into());
-        self
-    }
-
-    /// What is shown to a server that asks for a certificate, with those that lead from it to an authority, and its key. The key is wiped
-    /// here when it goes; what the redis crate and rustls have of it is not.
-    pub fn client(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
-        self.client = Some((certificate.into(), Zeroizing::new(key.into())));
-        self
-    }
-
-    /// What is no certificate is skipped when it is read.
-    fn check(&self) -> Result<(), StoreError> {
-        let given = [self.authorities.as_ref(), self.client.as_ref().map(|(certificate, _)| certificate)];
-        let begins = b"-----BEGIN CERTIFICATE-----";
-        match given.into_iter().flatten().all(|pem| pem.windows(begins.len()).any(|part| part == begins)) {
-            true => Ok(()),
-            false => {
-                Err(StoreError::new("there is no certificate in what was given as such; give it in PEM".to_owned()))
-            }
-        }
-    }
-
-    fn taken(&self) -> TlsCertificates {
-        let client = self.client.clone();
-        let client_tls = client.map(|(client_cert, client_key)| ClientTlsConfig {
-            client_cert,
-            client_key: client_key.as_slice().to_owned(),
-        });
-        TlsCertificates { client_tls, root_cert: self.authorities.clone() }
-    }
-}
-
-#[cfg(feature = "redis-cluster")]
-fn over(nodes: &[ConnectionInfo]) -> ClusterClientBuilder {
-    let again = CLUSTER_ATTEMPTS - 1;
-    ClusterClient::builder(nodes.to_owned()).retries(again).min_retry_wait(20).max_retry_wait(100)
-}
-
-impl Way {
-    fn connect(&self, end: Instant) -> RedisResult<Link> {
-        match self {
-            Self::Server(client) => connect(client, end).map(Link::Server),
-            Self::Sentinels { sentinels, name, primary } => {
-                let mut problem = None;
-                for (asked, sentinel) in sentinels.iter().enumerate() {
-                    // One that is silent, or names a server that is, leaves time for the others.
-                    let end = Instant::now() + part(left(end)?, sentinels.len() - asked);
-                    match primary_by(sentinel, name, primary, end) {
-                        Ok(connection) => return Ok(Link::Server(connection)),
-                        Err(error) => problem = Some(error),
-                    }
-                }
-                Err(problem.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
-            }
-            #[cfg(feature = "redis-cluster")]
-            Self::Cluster { client, nodes } => {
-                nodes.iter().for_each(|node| choose_provider(node.addr()));
-                let left = left(end)?;
-                // Any of those that are named may be silent.
-                let config =
-                    ClusterConfig::new().set_connection_timeout(part(left, nodes.len() + 1)).set_response_timeout(left);
-                client.get_connection_with_config(config).map(|connection| Link::Cluster(Box::new(connection)))
-            }
-        }
-    }
-}
-
-/// The primary of this name, by one sentinel's word and its own. Asked by our own few lines, as the redis crate's would wait for a
-/// silent sentinel as long as the system does.
-fn primary_by(sentinel: &Client, name: &str, primary: &ConnectionInfo, end: Instant) -> RedisResult<Connection> {
-    let asked_until = Instant::now() + part(left(end)?, 2);
-    let mut sentinel = Link::Server(connect(sentinel, asked_until)?);
-    let mut timed = Timed { link: &mut sentinel, end: asked_until };
-    let named =
-        redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(name).query::<Option<(String, u16)>>(&mut timed)?;
-    let Some((host, port)) = named else {
-        let unknown = format!("the sentinels know no primary by the name {name}; correct the name, or add it there");
-        return Err(io::Error::new(io::ErrorKind::NotFound, unknown).into());
-    };
-    let addr = match primary.addr().clone() {
-        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
-            ConnectionAddr::TcpTls { host, port, insecure, tls_params }
-        }
-        _ => ConnectionAddr::Tcp(host, port),
-    };
-    let mut link = Link::Server(connect(&Client::open(primary.clone().set_addr(addr))?, end)?);
-    let role = redis::cmd("ROLE").query::<Role>(&mut Timed { link: &mut link, end })?;
-    match (link, role) {
-        (Link::Server(connection), Role::Primary { .. }) => Ok(connection),
-        _ => {
-            let demoted = "a sentinel names a server that is no primary; it may be in the midst of a failover";
-            Err(io::Error::other(demoted).into())
-        }
-    }
-}
-
-/// What one of so many may take, and leave as much for each other one.
-fn part(left: Duration, of: usize) -> Duration {
-    left / u32::try_from(of).unwrap_or(u32::MAX)
-}
-
-fn connect(client: &Client, end: Instant) -> RedisResult<Connection> {
-    choose_provider(client.get_connection_info().addr());
-    client.get_connection_with_timeout(left(end)?)
-}
-
-impl Link {
-    fn patience(&self, left: Duration) -> RedisResult<()> {
-        match self {
-            Self::Server(connection) => {
-                connection.set_read_timeout(Some(left))?;
-                connection.set_write_timeout(Some(left))
-            }
-            #[cfg(feature = "redis-cluster")]
-            Self::Cluster(connection) => {
-                connection.set_read_timeout(Some(left / CLUSTER_ATTEMPTS))?;
-                connection.set_write_timeout(Some(left / CLUSTER_ATTEMPTS))
-            }
-        }
-    }
-
-    fn raw(&self) -> &dyn ConnectionLike {
-        match self {
-            Self::Server(connection) => connection,
-            #[cfg(feature = "redis-cluster")]
-            Self::Cluster(connection) => &**connection,
-        }
-    }
-
-    fn raw_mut(&mut self) -> &mut dyn ConnectionLike {
-        match self {
-            Self::Server(connection) => connection,
-            #[cfg(feature = "redis-cluster")]
-            Self::Cluster(connection) => &mut **connection,
-        }
-    }
-}
-
-/// A connection on which each command gets what is left of its operation's time.
-struct Timed<'a> {
-    link: &'a mut Link,
-    end: Instant,
-}
-
-impl Timed<'_> {
-    fn in_time(&mut self) -> RedisResult<&mut dyn ConnectionLike> {
-        self.link.patience(left(self.end)?)?;
-        Ok(self.link.raw_mut())
-    }
-}
-
-impl ConnectionLike for Timed<'_> {
-    fn req_packed_command(&mut self, cmd: &[u8]) -> RedisResult<Value> {
-        self.in_time()?.req_packed_command(cmd)
-    }
-
-    fn req_packed_commands(&mut self, cmd: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
-        self.in_time()?.req_packed_commands(cmd, offset, count)
-    }
-
-    fn get_db(&self) -> i64 {
-        self.link.raw().get_db()
-    }
-
-    fn check_connection(&mut self) -> bool {
-        self.in_time().is_ok_and(ConnectionLike::check_connection)
-    }
-
-    fn is_open(&self) -> bool {
-        self.link.raw().is_open()
-    }
-}
-
-/// What a URL names. The error does not show it, since it may hold a password.
-fn read(url: &str) -> Result<ConnectionInfo, StoreError> {
-    if url.starts_with("rediss:") && cfg!(not(feature = "redis-tls")) {
-        return Err(StoreError::new("a rediss:// URL needs the feature redis-tls; switch it on".to_owned()));
-    }
-    let info = url.into_connection_info().map_err(|_| unreadable())?;
-    match info.addr() {
-        ConnectionAddr::TcpTls { insecure: true, .. } => {
-            let unchecked = "the Redis URL asks for TLS without checking the server; leave #insecure out";
-            Err(StoreError::new(unchecked.to_owned()))
-        }
-        _ => Ok(info),
-    }
-}
-
-/// With the certificates of the other one, where both speak TLS.
-fn alike(info: ConnectionInfo, other: &ConnectionAddr) -> ConnectionInfo {
-    match (info.addr().clone(), other) {
-        (ConnectionAddr::TcpTls { host, port, insecure, .. }, ConnectionAddr::TcpTls { tls_params, .. }) => {
-            info.set_addr(ConnectionAddr::TcpTls { host, port, insecure, tls_params: tls_params.clone() })
-        }
-        _ => info,
-    }
-}
-
-#[cfg(feature = "redis-tls")]
-fn speaks_tls(to: &ConnectionAddr) -> bool {
-    matches!(to, ConnectionAddr::TcpTls { .. })
-}
-
-fn open(info: ConnectionInfo) -> Result<Client, StoreError> {
-    Client::open(info).map_err(|_| unreadable())
-}
-
-fn unreadable() -> StoreError {
-    let forms = if cfg!(feature = "redis-tls") { "redis://, rediss:// or unix://" } else { "redis:// or unix://" };
-    StoreError::new(format!("the Redis URL cannot be read; write it as {forms}, with %-escapes in the password"))
-}
-
-/// What is left until then, of which there has to be something.
-fn left(end: Instant) -> io::Result<Duration> {
-    // A socket that is given no time at all would wait for ever.
-    let left = end.saturating_duration_since(Instant::now());
-    if left < Duration::from_millis(1) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 /// What an error says, and what to change where that is known and the error does not tell.
@@ -633,10 +300,10 @@ fn told(error: &RedisError) -> String {
     let change = if text.contains("read only replica") {
         "name the primary, or promote this replica"
     } else if text.contains("UnknownIssuer") {
-        "add the authority that issued the server's certificate to those that the system trusts, give it to the store as a certificate, or \
+        "add the authority that issued the server's certificate to those that the system trusts, hand it to RedisStore::certificates, or \
          name a file of all that are to be trusted in SSL_CERT_FILE"
     } else if text.contains("CertificateRequired") {
-        "this store has no certificate to show; give it one, or set tls-auth-clients to no, and let it log in with a password"
+        "this store has no certificate to show; hand one to RedisStore::certificates, or set tls-auth-clients to no, and let it log in with a password"
     } else {
         return text;
     };
@@ -649,15 +316,3 @@ const MOST: u64 = 1 << 52;
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX).min(MOST)
 }
-
-/// rustls wants to know whose cryptography to use where more than one is linked, as beside reqwest and ureq, and redis cannot be told
-/// for itself. A process that has chosen already is left alone; one that wants another choice makes it before its first call.
-#[cfg(feature = "redis-tls")]
-fn choose_provider(to: &ConnectionAddr) {
-    if speaks_tls(to) && rustls::crypto::CryptoProvider::get_default().is_none() {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-}
-
-#[cfg(not(feature = "redis-tls"))]
-fn choose_provider(_: &ConnectionAddr) {}

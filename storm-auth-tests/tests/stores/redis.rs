@@ -504,7 +504,7 @@ fn r72_a_server_that_wants_a_certificate_gets_one_and_is_trusted_by_another() {
     // The system trusts no such authority.
     let shows = RedisCertificates::new().client(server.read("server.pem"), server.read("server.key"));
     let failure = store().certificates(&shows).unwrap().perform(&op(StoreCommand::Read)).unwrap_err();
-    assert!(failure.detail.contains("give it to the store as a certificate"), "{failure}");
+    assert!(failure.detail.contains("hand it to RedisStore::certificates"), "{failure}");
 }
 
 #[test]
