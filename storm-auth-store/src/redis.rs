@@ -86,9 +86,10 @@ end
 return string.format('%.0f', closed)
 ";
 
-/// Shares tokens among the processes of many machines through Redis or Valkey, version 5 or newer: one server, alone or the primary of
-/// a replicated set, by its address or [by its sentinels](Self::sentinels), over TCP, TLS (feature `redis-tls`) or a Unix socket; or
-/// [a cluster](Self::cluster) (feature `redis-cluster`).
+/// Shares tokens among the processes of many machines through Redis: one server, alone or the primary of a replicated set, by its
+/// address or [by its sentinels](Self::sentinels), over TCP, TLS (feature `redis-tls`) or a Unix socket; or
+/// [a cluster](Self::cluster) (feature `redis-cluster`). It has to be version 5 or newer, where a script that asked for the time may
+/// write; the tests run on version 7. Valkey has the same commands and scripts, and is not in the tests.
 ///
 /// Every operation is a script that runs as one step, by the server's clock. One connection is kept, and made anew when it breaks. A
 /// server that loses its data, as a replica may that takes over, costs one token request. What lies there, below the prefix

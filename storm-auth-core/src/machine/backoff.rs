@@ -188,8 +188,13 @@ mod tests {
     fn r35_a_failed_refresh_waits_for_about_three_quarters_of_what_is_left_of_the_token() {
         let mut rng = fastrand::Rng::with_seed(7);
         // Milliseconds.
-        let lives = [(900_000, 585_000, 765_000), (100_000, 65_000, 85_000), (20_000, 13_000, 17_000)];
-        for (left, shortest, longest) in lives.into_iter().chain([(5_000, 3_250, 4_250), (4_999, 0, 5_000)]) {
+        for (left, shortest, longest) in [
+            (900_000, 585_000, 765_000),
+            (100_000, 65_000, 85_000),
+            (20_000, 13_000, 17_000),
+            (5_000, 3_250, 4_250),
+            (4_999, 0, 5_000),
+        ] {
             let wait = |_| after_failed_refresh(&mut rng, 1, Duration::from_millis(left)).as_millis();
             let waits: Vec<_> = (0..500).map(wait).collect();
             let (least, most) = (*waits.iter().min().unwrap(), *waits.iter().max().unwrap());

@@ -668,7 +668,7 @@ fn r30_a_failure_makes_refreshes_early_again_and_spreads_the_next_one() {
         lab.token(key);
         lab.answer(status(429));
         assert_eq!(lab.status(key).refresh_at, Some(lab.unix(1_040_000)), "still due");
-        // But that it met others in it.
+        // But since it met a throttle, the token that comes is refreshed at a time of its own.
         lab.advance_to(1_060_000);
         lab.token(key);
         lab.answer(granted("third", 600));
@@ -688,6 +688,24 @@ fn r30_a_limiter_that_holds_a_request_gives_it_a_place_of_its_own() {
     lab.advance_to(40_000);
     lab.answer(granted("first", 600));
     assert_eq!(lab.status(key).refresh_at, Some(lab.unix(490_000)), "0.75 of 600 s after the answer");
+}
+
+#[test]
+fn r30_a_first_request_that_was_held_for_ten_seconds_says_nothing_of_throttles() {
+    for (held, age) in [(9_999, 564_000), (10_000, 450_000)] {
+        let (mut lab, key) = Lab::with_key();
+        lab.wait_within(key, secs(5));
+        lab.answer(retry_after(status(429), "5"));
+        lab.drive_to(16_000);
+        lab.wait(key);
+        lab.advance(millis(held));
+        lab.answer(granted("first", 600));
+        let refreshed = lab.status(key).refresh_at.unwrap();
+        lab.advance_to(refreshed.since(lab.unix(0)).as_millis() as u64);
+        lab.token(key);
+        lab.answer(granted("second", 600));
+        assert_eq!(lab.status(key).refresh_at, Some(refreshed + millis(age)), "held for {held} ms");
+    }
 }
 
 #[test]

@@ -544,14 +544,20 @@ fn r37_nobody_looks_where_nobody_calls() {
     assert_eq!((lab.looks.len(), lab.requests()), (0, 1));
 }
 
-#[test]
-fn r37_a_warm_key_looks_for_a_correction_by_itself() {
+/// A warm key whose secret was refused: its next look is ten seconds away.
+fn warm_and_refused() -> (Lab, KeyId) {
     let (mut lab, key) = renewable();
     lab.machine.keep_warm(key, lab.now());
     lab.drive_to(0);
     found(&mut lab, "S3cret");
     lab.answer(oauth_error(400, "invalid_client"));
     assert_eq!(lab.machine.poll_timeout().map(|timeout| timeout.at), Some(lab.mono(10_000)));
+    (lab, key)
+}
+
+#[test]
+fn r37_a_warm_key_looks_for_a_correction_by_itself() {
+    let (mut lab, key) = warm_and_refused();
     lab.drive_to(9_999);
     assert!(lab.looks.is_empty());
     lab.drive_to(10_000);
@@ -569,12 +575,7 @@ fn r37_a_warm_key_looks_for_a_correction_by_itself() {
 
 #[test]
 fn r43_a_removed_key_has_no_look_before_it() {
-    let (mut lab, key) = renewable();
-    lab.machine.keep_warm(key, lab.now());
-    lab.drive_to(0);
-    found(&mut lab, "S3cret");
-    lab.answer(oauth_error(400, "invalid_client"));
-    assert_eq!(lab.machine.poll_timeout().map(|timeout| timeout.at), Some(lab.mono(10_000)));
+    let (mut lab, key) = warm_and_refused();
     lab.machine.remove_key(key, lab.now());
     lab.drain();
     assert_eq!(lab.machine.poll_timeout(), None);

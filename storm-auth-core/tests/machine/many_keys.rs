@@ -3,7 +3,7 @@
 use storm_auth_core::machine::{Acquire, Reason};
 use storm_auth_core::{Budget, Credentials, Event, HttpHosts, Key, KeyId, Policy, Scope, TokenUrl};
 
-use crate::harness::{Lab, granted, key, oauth_error, retry_after, secs, status};
+use crate::harness::{Lab, granted, key, millis, oauth_error, retry_after, secs, status};
 
 fn agency(lab: &mut Lab, clients: usize) -> Vec<KeyId> {
     (0..clients).map(|client| lab.key(&format!("client-{client}"))).collect()
@@ -144,6 +144,24 @@ fn r36_that_a_first_request_has_to_wait_is_told_once() {
     lab.wait(late);
     assert_eq!(told(&lab), first, "once, not with every call");
     assert_eq!(first, ["key 21: token request, the first one, has to wait until 2023-11-14T22:13:40Z"]);
+}
+
+#[test]
+fn r36_a_wait_is_told_again_where_it_ends_more_than_a_second_later_than_was_told() {
+    let mut lab = Lab::new();
+    for client in 0..21 {
+        let key = lab.key(&format!("client {client}"));
+        lab.fetch(key, "t", 600);
+    }
+    let late = lab.key("late");
+    let mut told = Vec::new();
+    for forward in [0, 1_000, 1] {
+        lab.wall_forward(millis(forward));
+        let waiter = lab.wait(late);
+        lab.cancel(waiter);
+        told.push(lab.events.iter().filter(|event| matches!(event, Event::Deferred { .. })).count());
+    }
+    assert_eq!(told, [1, 1, 2]);
 }
 
 #[test]
