@@ -1,9 +1,12 @@
 //! R69, R71 to R76: what the machine asks of a store, and what it makes of the answers.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use storm_auth_core::machine::{Acquire, Activity, RecordFault, Severity};
-use storm_auth_core::store::{Lease, Order, Record, Seen, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore};
+use storm_auth_core::store::{
+    Lease, Order, Owner, Record, Seen, StoreCommand, StoreFailure, StoreOp, StoreReply, TokenStore,
+};
 use storm_auth_core::{AcquireError, Cause, Config, Credentials, Event, FailureKind, KeyId, Settings, Unix};
 use storm_auth_tests::memory_store::MemoryStore;
 
@@ -773,6 +776,45 @@ fn r46_a_machine_without_a_store_asks_none() {
     lab.answer(status(500));
     assert!(lab.stores.is_empty());
     assert!(matches!(lab.acquire(key), Acquire::Failed(_)));
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Worked out from the docs' words by other code: who changes any of it parts the processes that share, by their versions.
+#[test]
+fn r70_names_keys_and_records_are_those_of_version_1() {
+    let (mut lab, key) = Lab::sharing(1);
+    lab.wait(key);
+    let op = lab.stores[0].store_op.clone();
+    let of_version_1 = [
+        "2275fabac0697f2459ac7c0ae116687481f8d534888dea3dea772aaea67cd791",
+        "0bc2d9a6bd88b6f78667069eed06300755595af5412cfd3c090d3eb3c722d631",
+        "dfc64e3fb84fb94aef5a1a6dabdfc0f3d13bee5ba5d27db46d2e9713e7ec3384",
+    ];
+    assert_eq!(
+        [op.record.as_bytes(), op.gate.as_bytes(), op.sealing_key().expose()].map(|it| hexadecimal(it)),
+        of_version_1
+    );
+
+    let tag = "d34ddb35971298948c0c169e2e572ecd2d25a95f3d990806ae9f3fba776de25e";
+    let mut bytes = b"storm-auth 1 0000018bcfe568000000000000000005 0000018bcfee8fc0\n".to_vec();
+    bytes.extend((0..tag.len()).step_by(2).map(|at| u8::from_str_radix(&tag[at..at + 2], 16).unwrap()));
+    bytes.extend(b"600000\n\ntheirs");
+    lab.reply(record(&Record::from_bytes(&bytes).unwrap()));
+    assert_eq!(lab.token(key), "theirs");
+}
+
+#[test]
+fn a_store_is_one_behind_a_pointer_too_and_its_words_are_for_people() {
+    let op = StoreOp::for_key(&harness::key("shop", "S3cret"), "", StoreCommand::Read);
+    let burns = StoreFailure::new("it burns");
+    let store = || ReadOnly(Err(burns.clone()));
+    let (shared, boxed): (Arc<dyn TokenStore>, Box<dyn TokenStore>) = (Arc::new(store()), Box::new(store()));
+    assert_eq!([shared.perform(&op), boxed.perform(&op)].map(Result::unwrap_err), [burns.clone(), burns.clone()]);
+    assert_eq!((burns.to_string(), Owner(10).to_string()), ("it burns".to_owned(), format!("{}a", "0".repeat(31))));
+    assert_eq!(format!("{:?} {:?}", op.sealing_key(), Owner(10)), format!("[sealing key] Owner({}a)", "0".repeat(31)));
 }
 
 /// A store that answers reads alone.
