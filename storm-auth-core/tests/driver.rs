@@ -7,7 +7,9 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use http::Response;
-use storm_auth_core::driver::{Board, Cell, CoarseClocks, Landing, Measurement, Metric, MetricKind, Reading, Work};
+use storm_auth_core::driver::{
+    Board, Cell, CoarseClocks, Landing, Measurement, Metric, MetricKind, Reading, Served, Work,
+};
 use storm_auth_core::machine::{Acquire, TokenRequest, WaiterId};
 use storm_auth_core::store::{Lease, StoreCommand, StoreFailure, StoreReply};
 use storm_auth_core::wire::response::ResponseBody;
@@ -660,8 +662,12 @@ fn shown(Measurement { metric, label, value, .. }: &Measurement) -> String {
 }
 
 fn metered() -> Desk {
+    metered_by(Machine::new(Policy::default(), 7))
+}
+
+fn metered_by(machine: Machine) -> Desk {
     let desk = Desk::new();
-    let mut board = Board::new(Machine::new(Policy::default(), 7), 4).measured();
+    let mut board = Board::new(machine, 4).measured();
     let (key, cell) = board.add_key(key("shop"), desk.now);
     let _ = board.take_work();
     Desk { board, key, cell, now: desk.now }
@@ -677,7 +683,8 @@ fn r79_a_board_measures_calls_requests_and_what_came_of_them() {
 
     let send = work.sends.pop_front().unwrap();
     let now = desk.at(250);
-    assert_eq!(desk.board.report(send.op, Ok(granted("first", 600)), now), Landing::Granted);
+    let landing = desk.board.report(send.op, Ok(granted("first", 600)), now);
+    assert_eq!((landing, landing.to_string().as_str()), (Landing::Granted, "granted"));
     let landed = [
         "token_request_seconds{granted} 0.25",
         "events_total{token_granted} 1",
@@ -724,6 +731,57 @@ fn r79_a_board_measures_who_gave_up_and_what_ended_without_a_report() {
         "budget_left 21",
     ];
     assert_eq!(measured(&desk.work()), ended);
+}
+
+#[test]
+fn r79_a_request_whose_key_is_gone_is_measured_as_aborted() {
+    let mut desk = metered();
+    desk.wait();
+    let _ = desk.work();
+    let (key, now) = (desk.key, desk.at(2_000));
+    desk.board.command(now, |machine| machine.remove_key(key, now));
+    let work = measured(&desk.work());
+    assert!(work.contains(&"token_request_seconds{aborted} 2".to_owned()), "{work:?}");
+}
+
+#[test]
+fn r79_a_budget_without_a_limit_is_not_measured() {
+    let mut policy = Policy::default();
+    policy.budget = Budget::unlimited();
+    let mut desk = metered_by(Machine::new(policy, 7));
+    desk.wait();
+    assert_eq!(measured(&desk.work()), ["events_total{token_requested} 1", "token_requests_total{first} 1"]);
+}
+
+#[test]
+fn r79_what_a_store_answers_to_who_asks_for_a_lease_is_measured() {
+    let leases = [Lease::Mine, Lease::Free, Lease::Taken, Lease::Lapsed, Lease::Resting(Duration::from_secs(9))];
+    let replies = leases.map(|lease| Ok(StoreReply { lease, ..StoreReply::default() }));
+    let outcomes = replies.into_iter().chain([Err(StoreFailure::new("it burns"))]).map(|reply| {
+        let mut machine = Machine::new(Policy::default(), 7);
+        machine.share();
+        let mut desk = metered_by(machine);
+        desk.wait();
+        let read = desk.board.next_store().expect("the store is read");
+        desk.board.report_store(read.op, Ok(StoreReply::default()), desk.now);
+        let lease = desk.board.next_store().expect("the lease is asked for");
+        desk.board.report_store(lease.op, reply, desk.now);
+        let mut work = measured(&desk.work());
+        work.retain(|measured| measured.starts_with("leases_total"));
+        work.concat()
+    });
+    let expected = ["mine", "free", "taken", "lapsed", "resting", "failed"].map(|it| format!("leases_total{{{it}}} 1"));
+    assert_eq!(outcomes.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn r79_calls_are_counted_by_lane_and_told_in_batches() {
+    let served = Served::default();
+    // Thread numbers have no end; those of 0 and 8 share a lane.
+    let told: Vec<_> = (0..256).map(|call| served.count(call % 2 * 8)).collect();
+    assert_eq!((told[..255].iter().sum::<u64>(), told[255]), (0, 256));
+    assert_eq!((served.count(1), served.count(7), served.total()), (0, 0, 258));
+    assert_eq!((served.take(), served.take(), served.total()), (2, 0, 258));
 }
 
 #[test]
