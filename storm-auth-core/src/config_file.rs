@@ -355,7 +355,7 @@ impl Draft {
             (None, None) => return None,
         };
         let result = result.map_err(|fault| match source {
-            Source::Key(key) if fault.field() == field => fault.under(key),
+            Source::Key(key) => fault.under(key),
             _ => fault,
         });
         let (value, fault) = match result {

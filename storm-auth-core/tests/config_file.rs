@@ -78,6 +78,15 @@ fn a_preset_a_single_url_and_no_limit_are_enough() {
         let text = format!("environment = '{name}'\nclient_id = 'shop'\nclient_secret_file = 's'");
         assert_eq!(settings(&text).check().unwrap().key.scope().as_str(), Some(scope));
     }
+    for (stage, host, scope) in
+        [("playground", ".playground", "playground"), ("stage", ".stage", "stage"), ("production", "", "prod")]
+    {
+        let norce = format!("norce = {{ tenant = 'acme', region = 'se', stage = '{stage}' }}");
+        let config = settings(&format!("{norce}\nclient_id = 'shop'\nclient_secret_file = 's'")).check().unwrap();
+        let url = config.key.token_url().uri().to_string();
+        assert!(url.starts_with(&format!("https://acme.api-se{host}.norce.tech/")), "{url}");
+        assert_eq!(config.key.scope().as_str(), Some(scope));
+    }
     assert!(settings(LEAST).check().is_ok());
 }
 
