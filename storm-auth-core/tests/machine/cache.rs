@@ -569,6 +569,18 @@ fn r30_a_warm_key_survives_failures_rejections_and_clocks_that_step() {
 }
 
 #[test]
+fn r28_r30_a_warm_key_whose_refresh_failed_asks_again_while_its_token_lives() {
+    let (mut lab, key) = Lab::with_token(600);
+    lab.machine.keep_warm(key, lab.now());
+    lab.drive_to(450_000);
+    lab.fail(FailureKind::Io);
+    lab.drive_to(589_999);
+    // After 65 to 85 % of the 140 s that are left.
+    let [_, 450_000, again] = lab.times()[..] else { panic!("{:?}", lab.times()) };
+    assert!((541_000..=569_000).contains(&again), "{again}");
+}
+
+#[test]
 fn r30_a_warm_key_stays_in_the_queue_when_its_last_caller_leaves() {
     let (mut lab, key) = Lab::with_key();
     lab.machine.keep_warm(key, lab.now());
