@@ -581,6 +581,32 @@ fn r28_r30_a_warm_key_whose_refresh_failed_asks_again_while_its_token_lives() {
 }
 
 #[test]
+fn r30_a_warm_key_that_backs_off_waits_for_its_refresh_where_that_becomes_late_meanwhile() {
+    let mut asked = Vec::new();
+    for seed in 0..50 {
+        let mut lab = Lab::seeded(Policy::default(), seed);
+        let (key, other) = (lab.key("shop"), lab.key("other"));
+        lab.fetch(key, "first", 3_600);
+        lab.machine.keep_warm(key, lab.now());
+        lab.drive_to(2_700_000);
+        lab.fail(FailureKind::Io);
+        // Long after the failure, as its own short lifetimes go, another key finds the address crowded.
+        lab.advance_to(3_100_000);
+        lab.fetch(other, "short", 40);
+        lab.advance_to(3_130_000);
+        lab.token(other);
+        lab.answer(status(429));
+        lab.drive_to(3_589_999);
+        let (at, of) = lab.wire[4];
+        assert_eq!(of, key);
+        asked.push(at);
+    }
+    // The back-off alone would have ended from 3,278 to 3,456 s: 65 to 85 % of the 890 s that were left.
+    let least = asked.iter().min().unwrap();
+    assert_eq!(*least, 3_384_000, "0.94 of 3,600 s");
+}
+
+#[test]
 fn r30_a_warm_key_stays_in_the_queue_when_its_last_caller_leaves() {
     let (mut lab, key) = Lab::with_key();
     lab.machine.keep_warm(key, lab.now());
