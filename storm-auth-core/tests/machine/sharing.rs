@@ -778,10 +778,6 @@ fn r46_a_machine_without_a_store_asks_none() {
     assert!(matches!(lab.acquire(key), Acquire::Failed(_)));
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Worked out from the docs' words by other code: who changes any of it parts the processes that share, by their versions.
 #[test]
 fn r70_names_keys_and_records_are_those_of_version_1() {
@@ -793,17 +789,50 @@ fn r70_names_keys_and_records_are_those_of_version_1() {
         "0bc2d9a6bd88b6f78667069eed06300755595af5412cfd3c090d3eb3c722d631",
         "dfc64e3fb84fb94aef5a1a6dabdfc0f3d13bee5ba5d27db46d2e9713e7ec3384",
     ];
-    assert_eq!(
-        [op.record.as_bytes(), op.gate.as_bytes(), op.sealing_key().expose()].map(|it| hexadecimal(it)),
-        of_version_1
-    );
+    let sealing_key = op.sealing_key().expose().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!([op.record.to_string(), op.gate.to_string(), sealing_key], of_version_1);
+    assert_eq!(format!("{:?}", op.record), format!("RecordName({})", of_version_1[0]));
+    assert_eq!(format!("{:?}", op.gate), format!("GateName({})", of_version_1[1]));
 
     let tag = "d34ddb35971298948c0c169e2e572ecd2d25a95f3d990806ae9f3fba776de25e";
     let mut bytes = b"storm-auth 1 0000018bcfe568000000000000000005 0000018bcfee8fc0\n".to_vec();
     bytes.extend((0..tag.len()).step_by(2).map(|at| u8::from_str_radix(&tag[at..at + 2], 16).unwrap()));
     bytes.extend(b"600000\n\ntheirs");
-    lab.reply(record(&Record::from_bytes(&bytes).unwrap()));
+    let theirs = Record::from_bytes(&bytes).unwrap();
+    assert_eq!(theirs.to_bytes()[..], bytes);
+    let shown = format!("{theirs:?}");
+    assert!(shown.starts_with("Record { order: ") && !shown.contains("body"), "{shown}");
+    lab.reply(record(&theirs));
     assert_eq!(lab.token(key), "theirs");
+}
+
+#[test]
+fn r70_what_is_not_written_like_a_record_is_none() {
+    let (sent, id, expires_at) = ("0000018bcfe56800", "000000000000000a", "0000018bcfee8fc0");
+    let header = format!("storm-auth 1 {sent}{id} {expires_at}\n");
+    let order = Order { sent: Unix::from_millis(1_700_000_000_000), id: 10 };
+    let (whole, longest) =
+        (Record::from_bytes(header.as_bytes()).unwrap(), [header.as_bytes(), &[b'a'; 65_473]].concat());
+    assert_eq!((whole.order, whole.expires_at.as_millis(), whole.body.len()), (order, 1_700_000_600_000, 0));
+    assert_eq!(Record::from_bytes(&longest).map(|record| record.body.len()), Some(65_473), "64 KiB in all");
+
+    for wrong in [
+        "",
+        &header[..header.len() - 1],
+        &header.replace("auth 1", "auth 2"),
+        &header.replace('\n', " "),
+        &header.replace(&format!(" {expires_at}"), &format!("0{expires_at}")),
+        &header.replace("000a", "000A"),
+        &header.replace("000a", "000g"),
+        &header.replace("00018b", "+0018b"),
+        &header.replace("000a 0", "00a 00"),
+        &header.replace("00a", "0é"),
+    ] {
+        assert!(Record::from_bytes(wrong.as_bytes()).is_none(), "{wrong:?}");
+    }
+    assert!(Record::from_bytes(&[&longest[..], b"a"].concat()).is_none());
+    let no_text: Vec<_> = header.bytes().map(|byte| if byte == b'5' { 0xff } else { byte }).collect();
+    assert!(Record::from_bytes(&no_text).is_none());
 }
 
 #[test]
