@@ -778,12 +778,21 @@ fn r46_a_machine_without_a_store_asks_none() {
     assert!(matches!(lab.acquire(key), Acquire::Failed(_)));
 }
 
-/// Worked out from the docs' words by other code: who changes any of it parts the processes that share, by their versions.
+// A store's format. What stands here in hexadecimal digits was worked out by other code: who changes it parts the processes that share
+// by their versions.
+
+/// A record of this end, tag and content, whose request was sent when the lab's clocks start.
+fn of_version_1(expires_at: &str, tag: &str, content: &str) -> Vec<u8> {
+    let tag = (0..tag.len()).step_by(2).map(|at| u8::from_str_radix(&tag[at..at + 2], 16).unwrap());
+    let header = format!("storm-auth 1 0000018bcfe568000000000000000005 {expires_at}\n");
+    header.into_bytes().into_iter().chain(tag).chain(content.bytes()).collect()
+}
+
 #[test]
-fn r70_names_keys_and_records_are_those_of_version_1() {
+fn r69_r70_names_and_keys_are_those_of_version_1() {
     let (mut lab, key) = Lab::sharing(1);
     lab.wait(key);
-    let op = lab.stores[0].store_op.clone();
+    let op = &lab.stores[0].store_op;
     let of_version_1 = [
         "2275fabac0697f2459ac7c0ae116687481f8d534888dea3dea772aaea67cd791",
         "0bc2d9a6bd88b6f78667069eed06300755595af5412cfd3c090d3eb3c722d631",
@@ -793,17 +802,58 @@ fn r70_names_keys_and_records_are_those_of_version_1() {
     assert_eq!([op.record.to_string(), op.gate.to_string(), sealing_key], of_version_1);
     assert_eq!(format!("{:?}", op.record), format!("RecordName({})", of_version_1[0]));
     assert_eq!(format!("{:?}", op.gate), format!("GateName({})", of_version_1[1]));
+}
 
-    let tag = "d34ddb35971298948c0c169e2e572ecd2d25a95f3d990806ae9f3fba776de25e";
-    let mut bytes = b"storm-auth 1 0000018bcfe568000000000000000005 0000018bcfee8fc0\n".to_vec();
-    bytes.extend((0..tag.len()).step_by(2).map(|at| u8::from_str_radix(&tag[at..at + 2], 16).unwrap()));
-    bytes.extend(b"600000\n\ntheirs");
-    let theirs = Record::from_bytes(&bytes).unwrap();
-    assert_eq!(theirs.to_bytes()[..], bytes);
-    let shown = format!("{theirs:?}");
-    assert!(shown.starts_with("Record { order: ") && !shown.contains("body"), "{shown}");
-    lab.reply(record(&theirs));
-    assert_eq!(lab.token(key), "theirs");
+#[test]
+fn r70_records_are_those_of_version_1_and_what_contradicts_itself_is_a_miss() {
+    for (expires_at, tag, content, held) in [
+        (
+            "0000018bcfee8fc0",
+            "d34ddb35971298948c0c169e2e572ecd2d25a95f3d990806ae9f3fba776de25e",
+            "600000\n\ntheirs",
+            Some(None),
+        ),
+        (
+            "0000018bcfee8fc0",
+            "34aae819d7550870b926e1f2b5dfb30d9cf289851b6fa433f77c1a0d8c7fb287",
+            "600000\nlab qa\ntheirs",
+            Some(Some("lab qa")),
+        ),
+        // It ends a millisecond after its lifetime does.
+        (
+            "0000018bcfee8fc1",
+            "f1334b01fc8e6101cbe3bf8df5fa2e5c643008278870b56fbafd4657921c25fc",
+            "600000\n\ntheirs",
+            None,
+        ),
+        // A day, and a millisecond more.
+        (
+            "0000018bd50bc400",
+            "a1129860e0d05302d09772acabf06fce9db414046c9c927737ba760039529997",
+            "86400000\n\ntheirs",
+            Some(None),
+        ),
+        (
+            "0000018bd50bc401",
+            "b5392cda106ab7ec7d9a2698a13b7b6d07109a1a7aef048af3c731467d7e4ecd",
+            "86400001\n\ntheirs",
+            None,
+        ),
+    ] {
+        let bytes = of_version_1(expires_at, tag, content);
+        let theirs = Record::from_bytes(&bytes).unwrap();
+        assert_eq!(theirs.to_bytes()[..], bytes);
+        let shown = format!("{theirs:?}");
+        assert!(shown.starts_with("Record { order: ") && !shown.contains("body"), "{shown}");
+
+        let (mut lab, key) = Lab::sharing(1);
+        lab.wait(key);
+        lab.reply(record(&theirs));
+        let token = lab.machine.peek(key, lab.now()).map(|ready| ready.token);
+        let found = token.as_ref().map(|token| token.granted_scope());
+        assert_eq!(found, held, "{content:?} until {expires_at}");
+        assert!(token.is_none_or(|token| token.expose() == "theirs"));
+    }
 }
 
 #[test]
