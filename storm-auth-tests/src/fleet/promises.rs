@@ -139,7 +139,8 @@ fn unshared() -> Vec<Promise> {
     all.push(Promise::new("one more than fits with ease: at most 1 % without", plan(29, 600), 1.0));
     let crowded = Known {
         why: "restarted processes refresh early until a throttle tells them that the address is crowded, which takes them hours; \
-              that is more than the address carries",
+              that is more than the address carries, and who then meets an empty bucket late in its token's life may try again \
+              but once per slot (R29)",
         without_token_percent: 0.02,
     };
     for (processes, seconds, known) in [(27, 600, Some(crowded)), (150, 3_600, None)] {
