@@ -14,7 +14,7 @@ use storm_auth_tests::emulator::{Emulator, Endpoint, Fault, Limiter, LimiterKind
 static EXAMPLES: LazyLock<[Example; 5]> = LazyLock::new(|| {
     [
         Example::find("storm-auth-reqwest", "quickstart"),
-        Example::find("storm-auth-blocking", "quickstart"),
+        Example::find("storm-auth-blocking", "quickstart_blocking"),
         Example::find("storm-auth-core", "custom_runtime"),
         Example::find("storm-auth-core", "custom_runtime_mio"),
         Example::find("storm-auth-core", "custom_runtime_smol"),
@@ -48,17 +48,13 @@ struct Example {
 }
 
 impl Example {
-    /// `cargo test --workspace` has built the examples before it runs a test, so they stand beside this one. Two of them have the
-    /// same name, so only the name with a hash tells them apart, by the source that its dep-info names. Where that is missing or
+    /// `cargo test --workspace` has built the examples before it runs a test, so they stand beside this one. Where one is missing or
     /// old, because this package was tested alone, they are built here.
     fn find(package: &'static str, name: &'static str) -> Self {
-        let newest = || newest_build(&format!("{package}/examples/{name}.rs"), name);
-        let up_to_date = |program: &PathBuf| modified(program) >= newest_source(package);
-        let program = newest().filter(up_to_date).or_else(|| {
+        let program = beside_this_test(name);
+        if modified(&program) < newest_source(package) {
             build();
-            newest()
-        });
-        let program = program.unwrap_or_else(|| panic!("{package}: {name} is not beside this test"));
+        }
         Self { package, name, program }
     }
 
@@ -169,7 +165,7 @@ fn without_variables_the_show_runs_against_an_emulator() {
     for example in EXAMPLES.iter() {
         let run = example.run(&[], &[]).exits(0).shows().never_says(&["Bearer", "eyJ", "emulated-secret"]);
         // An emulator can be switched off besides.
-        if example.name == "quickstart" {
+        if example.name.starts_with("quickstart") {
             let outage = run.out.find("\n6  The token endpoint goes down, and nobody notices\n");
             assert!(
                 run.out[outage.expect("the sixth scene")..].contains("1,000 calls, all served from the cache"),
@@ -442,21 +438,13 @@ fn build() {
     assert!(cargo.status().expect("cargo starts").success(), "the examples do not build");
 }
 
-/// The last build of an example from this source, by the dep-info beside it.
-fn newest_build(source: &str, name: &str) -> Option<PathBuf> {
-    let mut folder = env::current_exe().expect("a test has a path");
-    folder.pop();
-    folder.pop();
-    folder.push("examples");
-    let source = source.replace('/', std::path::MAIN_SEPARATOR_STR);
-    let builds = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).filter(|path| {
-        let named = |stem: &str| stem.rsplit_once('-').is_some_and(|(stem, _)| stem == name);
-        path.extension().is_some_and(|extension| extension == "d")
-            && path.file_stem().and_then(|stem| stem.to_str()).is_some_and(named)
-            && fs::read_to_string(path).is_ok_and(|text| text.contains(&source))
-    });
-    let programs = builds.map(|path| path.with_extension(env::consts::EXE_EXTENSION)).filter(|path| path.is_file());
-    programs.max_by_key(|path| modified(path))
+fn beside_this_test(example: &str) -> PathBuf {
+    let mut path = env::current_exe().expect("a test has a path");
+    path.pop();
+    path.pop();
+    path.push("examples");
+    path.push(format!("{example}{}", env::consts::EXE_SUFFIX));
+    path
 }
 
 /// When a source was last changed that an example of this package is made of.

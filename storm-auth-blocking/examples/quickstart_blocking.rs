@@ -1,8 +1,8 @@
 //! The library at work, over ureq.
 //!
 //! ```text
-//! cargo run -p storm-auth-blocking --example quickstart                   # the show, scene by scene
-//! cargo run -p storm-auth-blocking --example quickstart -- --once /path   # one authorised GET: its status and body
+//! cargo run -p storm-auth-blocking --example quickstart_blocking                   # the show, scene by scene
+//! cargo run -p storm-auth-blocking --example quickstart_blocking -- --once /path   # one authorised GET: its status and body
 //! ```
 //!
 //! It asks the server that the STORM_* variables name, and an emulator of its own when none of them is set.
@@ -49,7 +49,7 @@ const VARIABLES: [&str; 7] = [
     "STORM_SCOPE",
     "STORM_APPLICATION_ID",
 ];
-const USAGE: &str = "usage: quickstart [--once [PATH]]";
+const USAGE: &str = "usage: quickstart_blocking [--once [PATH]]";
 /// How long an answer of the API may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|failure| {
-        let _ = writeln!(io::stderr(), "quickstart: {}", failure);
+        let _ = writeln!(io::stderr(), "quickstart_blocking: {}", failure);
         ExitCode::FAILURE
     })
 }
@@ -90,7 +90,7 @@ fn once(path: &str) -> Result<ExitCode, Failure> {
     if status.is_success() {
         return Ok(ExitCode::SUCCESS);
     }
-    writeln!(io::stderr(), "quickstart: {}", advice(status.as_u16()))?;
+    writeln!(io::stderr(), "quickstart_blocking: {}", advice(status.as_u16()))?;
     Ok(ExitCode::FAILURE)
 }
 
