@@ -22,6 +22,8 @@ fn uri(text: &str) -> Uri {
 #[test]
 fn r45_a_path_is_appended_to_the_base_and_a_url_is_taken_from_a_configured_origin_only() {
     let api = api(settings().api_url("https://api.example/base").api_url("https://second.example:8443"));
+    let origins: Vec<_> = api.urls().iter().map(|url| url.origin().to_string()).collect();
+    assert_eq!(origins, ["https://api.example", "https://second.example:8443"]);
     for (given, target) in [
         ("/orders?top=3", "https://api.example/base/orders?top=3"),
         ("orders", "https://api.example/base/orders"),
@@ -147,11 +149,13 @@ fn r6_r57_the_application_id_is_the_requests_own_or_the_callers_or_the_clients()
         headers.get("applicationid").map(|id| id.to_str().unwrap().to_owned())
     };
     let with = api(settings().application_id(1042));
+    assert_eq!(with.application_id(), Some(1042));
     assert_eq!(authorized(&with, None, None).as_deref(), Some("1042"));
     assert_eq!(authorized(&with, None, Some(7)).as_deref(), Some("7"));
     assert_eq!(authorized(&with, Some("9"), None).as_deref(), Some("9"));
     assert_eq!(authorized(&with, Some("9"), Some(7)).as_deref(), Some("7"));
     let without = api(settings());
+    assert_eq!(without.application_id(), None);
     assert_eq!(authorized(&without, None, None), None);
     assert_eq!(authorized(&without, None, Some(7)).as_deref(), Some("7"));
 }

@@ -3,6 +3,7 @@
 #![cfg(feature = "driver")]
 #![allow(clippy::unwrap_used, reason = "what the tests share stands outside of their functions")]
 
+use core::mem::swap;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -731,6 +732,33 @@ fn r79_a_board_measures_who_gave_up_and_what_ended_without_a_report() {
         "budget_left 21",
     ];
     assert_eq!(measured(&desk.work()), ended);
+}
+
+#[test]
+fn work_is_empty_where_none_of_its_parts_has_anything() {
+    type Swap = fn(&mut Work<usize>, &mut Work<usize>);
+    let swaps: [Swap; 7] = [
+        |one, other| swap(&mut one.wakes, &mut other.wakes),
+        |one, other| swap(&mut one.events, &mut other.events),
+        |one, other| swap(&mut one.sends, &mut other.sends),
+        |one, other| swap(&mut one.looks, &mut other.looks),
+        |one, other| swap(&mut one.measurements, &mut other.measurements),
+        |one, other| swap(&mut one.gauges, &mut other.gauges),
+        |one, other| swap(&mut one.store, &mut other.store),
+    ];
+    let mut desk = metered();
+    let (key, now) = (desk.key, desk.now);
+    desk.board.command(now, |machine| machine.renew_credentials(key, now));
+    desk.wait();
+    let (mut full, mut empty) = (desk.work(), desk.work());
+    full.wakes.push(7);
+    full.store = true;
+    assert!(!full.is_empty() && empty.is_empty());
+    for (part, swap) in swaps.into_iter().enumerate() {
+        swap(&mut empty, &mut full);
+        assert!(!empty.is_empty(), "{part}");
+        swap(&mut empty, &mut full);
+    }
 }
 
 #[test]

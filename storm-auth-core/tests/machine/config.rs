@@ -1,6 +1,7 @@
 //! R1 to R7: what is configured, and the bytes that are sent.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -288,6 +289,40 @@ fn r3_a_file_that_is_too_long_for_a_secret_is_refused_and_not_cut() {
     let shown = error.to_string();
     assert!(shown.contains("STORM_CLIENT_SECRET_FILE") && shown.contains("name the file"), "{shown}");
     assert!(read(65_536).is_ok());
+}
+
+#[test]
+fn r3_a_file_that_cannot_be_read_says_what_to_change() {
+    for (kind, advice) in [
+        (ErrorKind::NotFound, "there is no such file; check the path"),
+        (ErrorKind::PermissionDenied, "this user may not read it; give it the right to"),
+        (ErrorKind::IsADirectory, "it cannot be read; check that the path is that of a file"),
+    ] {
+        let variable = |name: &str| match name {
+            "STORM_CLIENT_ID" => Some("shop".into()),
+            "STORM_CLIENT_SECRET_FILE" => Some("Canary-7d1f".into()),
+            _ => None,
+        };
+        let error = Credentials::from_variables(variable, |_| Err(kind.into())).unwrap_err().to_string();
+        assert!(error.contains(advice) && !error.contains("Canary"), "{error}");
+    }
+}
+
+#[test]
+fn r43_a_file_for_a_second_secret_with_nothing_in_it_is_none() {
+    let read = |next: &'static str| {
+        let variable = |name: &str| match name {
+            "STORM_CLIENT_ID" => Some("shop".into()),
+            "STORM_CLIENT_SECRET" => Some("S3cret".into()),
+            "STORM_CLIENT_SECRET_NEXT_FILE" => Some("next".into()),
+            _ => None,
+        };
+        let credentials = Credentials::from_variables(variable, |_| Ok(next.into()));
+        credentials.map(|both| both.next_secret().map(|next| next.expose().to_owned()))
+    };
+    assert_eq!(read("Successor\n").unwrap().as_deref(), Some("Successor"));
+    assert_eq!(read("\n").unwrap(), None);
+    assert_eq!(read(" ").unwrap_err().field(), Field::NextSecretFile);
 }
 
 #[test]

@@ -493,7 +493,9 @@ fn r43_a_secret_that_was_changed_where_it_comes_from_costs_one_request() {
 fn r43_the_known_credentials_stay_in_use_where_none_are_found() {
     let (mut lab, key) = renewable();
     lab.fetch(key, "first", 600);
-    lab.found(Err(CredentialsFailure::new("no such file")));
+    let failure = CredentialsFailure::new("no such file");
+    assert_eq!(failure.to_string(), "no such file");
+    lab.found(Err(failure));
     assert_eq!(lab.events.pop(), Some(Event::CredentialsFailed { key, detail: "no such file".to_owned() }));
     lab.advance_to(450_000);
     lab.token(key);
