@@ -481,6 +481,33 @@ fn r44_who_waits_for_idleness_is_woken_when_the_store_was_told() {
 }
 
 #[test]
+fn r73_one_thread_is_asked_for_where_the_store_has_work_and_another_where_it_went() {
+    let mut desk = Desk::new();
+    let now = desk.now;
+    desk.board.command(now, Machine::share);
+    let waiter = desk.wait();
+    assert!(desk.board.poll_wait(waiter, 7).is_none());
+    // A place without threads leaves it to a caller.
+    assert_eq!(desk.board.take_wakes().wakes, [7]);
+    assert!(desk.board.poll_wait(waiter, 8).is_none());
+    assert!(desk.work().store);
+    assert!(!desk.work().store, "one is on its way");
+    assert!(desk.board.take_wakes().wakes.is_empty(), "so nobody has to be");
+    desk.board.leave_store();
+    assert!(desk.work().store, "it went without doing it");
+
+    let read = desk.board.next_store().unwrap();
+    assert!(!desk.work().store && desk.board.take_wakes().wakes.is_empty());
+    desk.board.report_store(read.op, Ok(StoreReply::default()), now);
+    assert!(!desk.work().store, "the same thread takes the next one");
+    let lease = desk.board.next_store().unwrap();
+    let mine = StoreReply { lease: Lease::Mine, ..StoreReply::default() };
+    desk.board.report_store(lease.op, Ok(mine), now);
+    assert!(desk.board.next_store().is_none());
+    assert!(!desk.work().store, "there is nothing to do");
+}
+
+#[test]
 fn r44_r71_who_leaves_performs_what_is_owed_to_the_store() {
     let shared = || {
         let mut desk = Desk::new();
@@ -701,7 +728,8 @@ fn r79_a_board_measures_calls_requests_and_what_came_of_them() {
     assert!(matches!(desk.acquire(), Acquire::Ready(_)));
     assert_eq!(measured(&desk.work()), ["calls_total{ready} 1"]);
     assert_eq!(desk.board.report(send.op, Ok(granted("late", 600)), now), Landing::Late);
-    assert_eq!(measured(&desk.work()), ["events_total{late_report} 1"]);
+    assert_eq!(desk.board.report(send.op, Err(Failure::new(FailureKind::Io, "late")), now), Landing::Late);
+    assert_eq!(measured(&desk.work()), ["events_total{late_report} 1"; 2]);
 
     // Without being asked for there is none.
     let mut desk = Desk::with_token(600);
