@@ -11,7 +11,7 @@ use http::Response;
 use storm_auth_core::driver::{
     Board, Cell, CoarseClocks, Landing, Measurement, Metric, MetricKind, Reading, Served, Work,
 };
-use storm_auth_core::machine::{Acquire, TokenRequest, WaiterId};
+use storm_auth_core::machine::{Acquire, OpId, TokenRequest, WaiterId};
 use storm_auth_core::store::{Lease, StoreCommand, StoreFailure, StoreReply};
 use storm_auth_core::wire::response::ResponseBody;
 use storm_auth_core::{
@@ -809,25 +809,40 @@ fn r79_a_budget_without_a_limit_is_not_measured() {
     assert_eq!(measured(&desk.work()), ["events_total{token_requested} 1", "token_requests_total{first} 1"]);
 }
 
+/// A measured board that shares and has asked for the lease, and that operation.
+fn leasing() -> (Desk, OpId) {
+    let mut machine = Machine::new(Policy::default(), 7);
+    machine.share();
+    let mut desk = metered_by(machine);
+    desk.wait();
+    let read = desk.board.next_store().expect("the store is read");
+    desk.board.report_store(read.op, Ok(StoreReply::default()), desk.now);
+    let lease = desk.board.next_store().expect("the lease is asked for");
+    (desk, lease.op)
+}
+
 #[test]
 fn r79_what_a_store_answers_to_who_asks_for_a_lease_is_measured() {
     let leases = [Lease::Mine, Lease::Free, Lease::Taken, Lease::Lapsed, Lease::Resting(Duration::from_secs(9))];
     let replies = leases.map(|lease| Ok(StoreReply { lease, ..StoreReply::default() }));
     let outcomes = replies.into_iter().chain([Err(StoreFailure::new("it burns"))]).map(|reply| {
-        let mut machine = Machine::new(Policy::default(), 7);
-        machine.share();
-        let mut desk = metered_by(machine);
-        desk.wait();
-        let read = desk.board.next_store().expect("the store is read");
-        desk.board.report_store(read.op, Ok(StoreReply::default()), desk.now);
-        let lease = desk.board.next_store().expect("the lease is asked for");
-        desk.board.report_store(lease.op, reply, desk.now);
+        let (mut desk, lease) = leasing();
+        desk.board.report_store(lease, reply, desk.now);
         let mut work = measured(&desk.work());
         work.retain(|measured| measured.starts_with("leases_total"));
         work.concat()
     });
     let expected = ["mine", "free", "taken", "lapsed", "resting", "failed"].map(|it| format!("leases_total{{{it}}} 1"));
     assert_eq!(outcomes.collect::<Vec<_>>(), expected);
+
+    // One that comes when nobody waits for it any more is none.
+    let (mut desk, lease) = leasing();
+    let now = desk.at(5_000);
+    desk.board.elapse(now);
+    desk.board.report_store(lease, Ok(StoreReply { lease: Lease::Mine, ..StoreReply::default() }), now);
+    let work = measured(&desk.work());
+    assert!(!work.iter().any(|measured| measured.starts_with("leases_total")), "{work:?}");
+    assert!(work.contains(&"token_requests_total{first} 1".to_owned()), "{work:?}");
 }
 
 #[test]

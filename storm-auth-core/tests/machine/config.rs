@@ -303,8 +303,10 @@ fn r3_a_file_that_cannot_be_read_says_what_to_change() {
             "STORM_CLIENT_SECRET_FILE" => Some("Canary-7d1f".into()),
             _ => None,
         };
-        let error = Credentials::from_variables(variable, |_| Err(kind.into())).unwrap_err().to_string();
-        assert!(error.contains(advice) && !error.contains("Canary"), "{error}");
+        let error = Credentials::from_variables(variable, |_| Err(kind.into())).unwrap_err();
+        assert!(error.problem().starts_with(advice), "{error}");
+        let shown = error.to_string();
+        assert!(shown.ends_with(error.problem()) && !shown.contains("Canary"), "{shown}");
     }
 }
 

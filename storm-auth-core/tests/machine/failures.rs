@@ -17,6 +17,18 @@ fn until_asked(lab: &mut Lab, key: KeyId) {
 }
 
 #[test]
+fn failures_have_the_names_that_are_documented() {
+    for (kind, name) in [
+        (FailureKind::Connect, "connect"),
+        (FailureKind::Timeout, "timeout"),
+        (FailureKind::Io, "io"),
+        (FailureKind::Aborted, "aborted"),
+    ] {
+        assert_eq!((kind.name(), Cause::Failed(failure(kind)).name()), (name, name));
+    }
+}
+
+#[test]
 fn r25_a_failure_ends_the_flight_for_all_at_once() {
     let kinds = [FailureKind::Connect, FailureKind::Io, FailureKind::Timeout];
     for kind in kinds {
