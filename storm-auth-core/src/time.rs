@@ -129,7 +129,7 @@ impl Now {
     /// ```
     pub const fn from_nanos(mono: i64, unix: i64) -> Self {
         const fn millis(nanos: i64) -> u64 {
-            if nanos < 0 { 0 } else { nanos as u64 / 1_000_000 }
+            if nanos.is_negative() { 0 } else { nanos as u64 / 1_000_000 }
         }
         Self::from_millis(millis(mono), millis(unix))
     }
@@ -212,6 +212,13 @@ pub(crate) fn millis(span: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn r23_a_kernels_nanoseconds_are_cut_to_milliseconds_and_begin_at_the_origin() {
+        assert_eq!(Now::from_nanos(1_999_999, 5_000_000), Now::from_millis(1, 5));
+        assert_eq!(Now::from_nanos(0, i64::MIN), Now::from_millis(0, 0));
+        assert_eq!(Now::from_nanos(i64::MAX, -1), Now::from_millis(9_223_372_036_854, 0));
+    }
 
     #[test]
     fn r23_the_ends_of_both_clocks_saturate() {

@@ -562,6 +562,17 @@ fn a_key_that_is_removed_leaves_its_cell_empty() {
 }
 
 #[test]
+fn r26_a_new_token_takes_the_place_of_one_that_ends_at_the_same_moment() {
+    let mut desk = Desk::with_token(600);
+    desk.at(492_000);
+    assert!(matches!(desk.acquire(), Acquire::Ready(_)));
+    let send = desk.send();
+    // 0.98 of 100 s from here on, and ten seconds less than 600 s from the start.
+    desk.board.report(send.op, Ok(granted("second", 100)), desk.now);
+    assert_eq!(desk.read().as_deref(), Some("second"));
+}
+
+#[test]
 fn r60_all_lanes_share_one_copy_of_the_token() {
     let desk = Desk::with_token(600);
     let places: Vec<_> = (0..8).map(|lane| desk.cell.header(lane, desk.now).unwrap().as_bytes().as_ptr()).collect();

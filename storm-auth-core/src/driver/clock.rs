@@ -164,6 +164,31 @@ mod tests {
         fn coarse() -> Now {
             Now::from_millis(1_016, 9_016)
         }
+
+        fn tick() -> u64 {
+            7
+        }
+    }
+
+    /// On a system that has no ticks.
+    struct Tickless;
+
+    impl SystemClocks for Tickless {
+        fn fine() -> Now {
+            Now::default()
+        }
+
+        fn coarse() -> Now {
+            Now::default()
+        }
+    }
+
+    #[test]
+    fn a_tick_is_the_systems_and_a_clock_that_is_moved_has_none() {
+        assert_eq!((&Clock::<Stopped>::system()).tick(), 7);
+        assert_eq!((&Clock::<Stopped>::movable()).tick(), 0);
+        assert_eq!((&Clock::<Tickless>::system()).tick(), 0);
+        assert_eq!(CoarseClocks::coarse(&&Clock::<Stopped>::system()), Now::from_millis(1_016, 9_016));
     }
 
     #[test]

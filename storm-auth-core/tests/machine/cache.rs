@@ -777,6 +777,11 @@ fn the_reason_of_each_request_is_told() {
         })
         .collect();
     assert_eq!(reasons, [Reason::First, Reason::Refresh, Reason::Expired, Reason::Rejected]);
+    let numbers = lab.events.iter().filter_map(|event| match event {
+        Event::Requested { op, .. } => Some(op.index()),
+        _ => None,
+    });
+    assert_eq!(numbers.collect::<Vec<_>>(), [0, 1, 2, 3]);
 }
 
 #[test]

@@ -438,6 +438,8 @@ fn r26_r29_a_deadline_and_a_budget_can_be_set_alone() {
         .caller_deadline(Duration::from_secs(5));
     let policy = settings.check().unwrap().policy;
     assert_eq!((policy.budget, policy.caller_deadline), (Budget::unlimited(), Duration::from_secs(5)));
+    assert_eq!(Budget::unlimited().to_string(), "unlimited");
+    assert_eq!(Budget::default().to_string(), "3 requests a minute, and 20 more at once");
     assert_eq!(policy.refresh_early, 0.75);
 }
 
