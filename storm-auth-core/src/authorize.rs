@@ -168,3 +168,31 @@ fn after_dot(text: &[u8]) -> Option<&[u8]> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::HttpHosts;
+
+    /// The short way, which has no other sign than what it costs; what is not plain is looked at closely.
+    #[test]
+    fn r45_what_everybody_spells_the_same_way_is_plain_and_nothing_else() {
+        let base = ApiUrl::parse("https://api.example/base", &HttpHosts::default()).unwrap();
+        for path in ["/orders/1042?top=3&x=a/b", "/a.b/c..d/e%20f", "/!$&'()*+,-.:;=@_~?AZaz09"] {
+            let url = base.join(path);
+            assert!(base.is_base_of(&url) && is_plain(&url), "{url}");
+        }
+        for url in
+            ["https://api.example/bases/a", "https://api.example/base", "https://api.example.evil.example/base/a"]
+        {
+            assert!(!base.is_base_of(url), "{url}");
+        }
+        for path in [
+            "/.", "/../a", "/%2e", "/a/.b", "/a b", "/a#b", "/a\\b", "/\"", "/<", "/[", "/^", "/`", "/{", "/\u{e5}",
+            "/\n",
+        ] {
+            assert!(!is_plain(&base.join(path)), "{path:?}");
+        }
+        assert!(is_plain(&"a".repeat(2_048)) && !is_plain(&"a".repeat(2_049)));
+    }
+}
