@@ -654,6 +654,11 @@ fn r73_a_report_is_awaited_until_it_has_come() {
     assert!(send.leased && desk.board.awaits(send.op));
     desk.board.report(send.op, Ok(granted("first", 600)), now);
     assert!(!desk.board.awaits(send.op));
+    // What no flight waits for is awaited too.
+    let publish = desk.board.next_store().expect("the token is published");
+    assert!(desk.board.awaits(publish.op));
+    desk.board.report_store(publish.op, reply(Lease::Free), now);
+    assert!(!desk.board.awaits(publish.op));
 }
 
 #[test]
