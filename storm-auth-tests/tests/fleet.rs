@@ -166,6 +166,11 @@ fn a_mistake_on_the_command_line_says_what_to_change() {
         (&["--outage", "1h:2h"], "a span from 1 s to 3600 s"),
         (&["--outage", "1h:2m:slow"], "status, refused, silent"),
         (&["--hours", "-1"], "a number of hours"),
+        (&["--refresh-early", "75"], "more than 0 and at most 1"),
+        (&["--refresh-early", "0"], "more than 0 and at most 1"),
+        (&["--refresh-early", "NaN"], "more than 0 and at most 1"),
+        (&["--refresh-early", "0.8", "--policy", "jitter"], "add storm to --policy"),
+        (&["--refresh-early", "0.8", "--promises"], "not --refresh-early"),
         (&["--store", "half"], "none or shared"),
         (&["--how-many", "--svg", "x.svg"], "leave out --svg"),
         (&["--processes", "9", "--how-many"], "leave out --processes"),
@@ -210,6 +215,24 @@ fn the_table_and_the_object_tell_the_plan() {
     assert_eq!((&object["limiter"], &object["restart_every_s"]), (&"apim".into(), &7_200.into()));
     assert_eq!(object["outage"], serde_json::json!({ "every_s": 3_600, "length_s": 60, "kind": "silent" }));
     assert_eq!(object["store_outage"], serde_json::json!({ "every_s": 3_600, "length_s": 30 }));
+}
+
+#[test]
+fn r30_the_planner_shows_what_another_early_time_costs() {
+    let plan = ["--processes", "5", "--hours", "4", "--seeds", "1"];
+    let requests = |early: &[&str], told| {
+        let arguments = [&plan[..], early].concat();
+        let text = String::from_utf8(fleet(&arguments).stdout).unwrap();
+        assert!(text.contains(told), "{text}");
+        let output = fleet(&[&arguments[..], &["--policy", "storm,margin", "--json"]].concat());
+        let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(object["beside"][0]["refresh_early"].is_null(), "{object}");
+        (object["refresh_early"].as_f64().unwrap(), object["token_requests"].as_u64().unwrap())
+    };
+    // 5 processes for 14,400 s: one request in 450 s, and in 540 s.
+    let (usual, late) = (requests(&[], "at 0.75 of"), requests(&["--refresh-early", "0.9"], "at 0.9 of"));
+    assert_eq!((usual.0, late.0), (0.75, 0.9));
+    assert!((155..=163).contains(&usual.1) && (129..=136).contains(&late.1), "{usual:?}, {late:?}");
 }
 
 #[test]

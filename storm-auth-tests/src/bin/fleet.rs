@@ -26,6 +26,8 @@ Usage: fleet [options]
   --seed <n>            the first seed (default: 1)
   --seeds <n>           how many (default: 5)
   --policy <names>      how processes decide: storm, a peer, several with commas between them, or all (default: storm)
+  --refresh-early <share>
+                        the share of a life after which storm refreshes where no throttle was felt (default: 0.75)
   --limiter <kind>      what stands before the token endpoint, as in the emulator: nginx, nginx-delay, nginx-503, nginx-date,
                         apim, aspnet, lump, none (default: nginx)
   --outage <every>:<length>[:<kind>]
@@ -112,7 +114,7 @@ fn arguments(mut parser: lexopt::Parser) -> Result<Option<Order>, lexopt::Error>
         json: false,
         svg: None,
     };
-    let (mut cold, mut shared, mut store_outage) = (false, false, None);
+    let (mut cold, mut shared, mut store_outage, mut refresh_early) = (false, false, None, None);
     let mut given = Vec::new();
     let plan = &mut order.plan;
     while let Some(argument) = parser.next()? {
@@ -128,6 +130,7 @@ fn arguments(mut parser: lexopt::Parser) -> Result<Option<Order>, lexopt::Error>
             Long("seed") => order.seed = parser.value()?.parse()?,
             Long("seeds") => order.seeds = parser.value()?.parse_with(|text| number(text, 1, 10_000))?,
             Long("policy") => order.policies = parser.value()?.parse_with(policies)?,
+            Long("refresh-early") => refresh_early = Some(parser.value()?.parse_with(share)?),
             Long("limiter") => {
                 plan.limiter = parser.value()?.parse_with(|kind| {
                     Limiter::named(kind).ok_or_else(|| format!("one of {}", Limiter::NAMES.join(", ")))
@@ -159,6 +162,13 @@ fn arguments(mut parser: lexopt::Parser) -> Result<Option<Order>, lexopt::Error>
     }
     order.plan.store = shared.then_some(Shared { outage: store_outage });
     agree(&order, &given)?;
+    if let Some(share) = refresh_early {
+        for policy in &mut order.policies {
+            if let Policy::Storm(policy) = policy {
+                policy.refresh_early = share;
+            }
+        }
+    }
     Ok(Some(order))
 }
 
@@ -188,7 +198,13 @@ fn agree(order: &Order, given: &[String]) -> Result<(), String> {
     if has("store-outage") && order.plan.store.is_none() {
         return Err("--store-outage needs a store that fails: add --store shared".to_owned());
     }
-    if order.plan.store.is_some() && !order.policies.iter().any(|policy| matches!(policy, Policy::Storm(_))) {
+    let storm = order.policies.iter().any(|policy| matches!(policy, Policy::Storm(_)));
+    if has("refresh-early") && !storm {
+        return Err(
+            "peers refresh at times of their own: leave out --refresh-early, or add storm to --policy".to_owned()
+        );
+    }
+    if order.plan.store.is_some() && !storm {
         return Err("peers have no store: leave out --store, or add storm to --policy".to_owned());
     }
     if has("cold") && has("warmup-hours") {
@@ -219,6 +235,12 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 fn number(text: &str, least: u64, most: u64) -> Result<u64, String> {
     let wanted = || format!("a whole number from {least} to {most}");
     text.parse().ok().filter(|number| (least..=most).contains(number)).ok_or_else(wanted)
+}
+
+/// A share of a life.
+fn share(text: &str) -> Result<f64, &'static str> {
+    let share = text.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or("a share of a life, more than 0 and at most 1")
 }
 
 fn hours(text: &str, least: f64) -> Result<Duration, String> {

@@ -78,6 +78,14 @@ impl Policy {
         }
     }
 
+    /// The share of a token's life after which it refreshes where no throttle was felt, for this library's policy.
+    pub fn refresh_early(&self) -> Option<f64> {
+        match self {
+            Self::Storm(policy) => Some(policy.refresh_early),
+            Self::Peer(_) => None,
+        }
+    }
+
     /// The policy of this name: `storm`, or one of [`PEERS`](super::PEERS).
     pub fn named(name: &str) -> Option<Self> {
         if name == "storm" {

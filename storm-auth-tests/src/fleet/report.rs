@@ -14,6 +14,7 @@ use crate::emulator::Limiter;
 pub fn object(plan: &Plan, figures: &Figures) -> Value {
     json!({
         "policy": plan.policy.name(),
+        "refresh_early": plan.policy.refresh_early(),
         "store": if plan.shares() { "shared" } else { "none" },
         "processes": plan.processes,
         "ttl_s": plan.lifetime.as_secs(),
@@ -83,6 +84,9 @@ fn told(plan: &Plan, seeds: u64) -> String {
 /// The figures of several plans, which differ in their policy, as a table, under a line that tells the plan.
 pub fn table(rows: &[(&Plan, &Figures)]) -> String {
     let mut text = rows.first().map_or(String::new(), |(plan, figures)| told(plan, figures.seeds));
+    if let Some(share) = rows.iter().find_map(|(plan, _)| plan.policy.refresh_early()) {
+        text.push_str(&format!("storm refreshes at {share} of the life where no throttle was felt\n"));
+    }
     text.push_str(&format!(
         "{:<11} {:>9} {:>8} {:>12} {:>10} {:>8} {:>12} {:>12}\n",
         "policy", "without", "longest", "rejects", "requests", "expired", "last served", "longest"
