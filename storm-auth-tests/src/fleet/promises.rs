@@ -140,7 +140,7 @@ fn unshared() -> Vec<Promise> {
     let crowded = Known {
         why: "restarted processes refresh early until a throttle tells them that the address is crowded, which takes them hours; \
               that is more than the address carries, and who then meets an empty bucket late in its token's life may try again \
-              but once per slot (R29); `--refresh-early 0.86` keeps it, and breaks those in outages",
+              but once per slot (R29); a `refresh_early` of 0.86 keeps it, and breaks those in outages",
         without_token_percent: 0.02,
     };
     for (processes, seconds, known) in [(27, 600, Some(crowded)), (150, 3_600, None)] {
